@@ -1,0 +1,204 @@
+"""What every data set of the project can do, as a LightningDataModule."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from kinetic.data.loader import TrainLoader, ValLoader
+from kinetic.data.pools import SUBSET, Plan, Pool, Source, to_float
+from kinetic.tensors import generator
+
+Chunk = tuple[Tensor, Tensor, list[str]]  # images float32 [n, ...] in [-1, 1], indices int64 [n], ids
+
+
+class FlowDataModule(LightningDataModule):
+    """Images to train on, images held out, and the training images once more as a reference set.
+
+    After `setup`: `shape` is (C, H, W) or (D,), `num_classes` and `class_names` are None without labels,
+    `subset_ids` names the training images in the order of their indices. A subclass says what its images are
+    (`load`), and passes on the options here.
+    """
+
+    name = "data"
+    shape: tuple[int, ...]
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    subset_ids: list[str]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 128,
+        num_train: int | None = None,
+        num_val: int = 256,
+        size: int | None = None,
+        grayscale: bool = False,
+        flip: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        """Say what to train on.
+
+        Args:
+            batch_size: images of one optimiser step, over all devices and accumulated batches.
+            num_train: train on a fixed, seeded subset of this many images (all of them by default).
+            num_val: held-out images in the validation loss, fewer where there are fewer.
+            size: resize the shorter side to this many pixels and cut out the centre.
+            grayscale: turn pictures to one channel.
+            flip: mirror every other training image at random; the reference then holds both.
+            seed: of the subset, the order and the flips.
+            num_workers: processes that decode images, a device; images in memory need none.
+            steps_per_epoch: optimiser steps that count as an epoch (by default as many as see num_train images).
+        """
+        super().__init__()
+        for option, value, least in [
+            ("batch_size", batch_size, 1),
+            ("num_train", num_train, 1),
+            ("num_val", num_val, 0),
+            ("size", size, 1),
+            ("num_workers", num_workers, 0),
+            ("steps_per_epoch", steps_per_epoch, 1),
+        ]:
+            if value is not None and value < least:
+                raise ValueError(f"{option}={value} is too small: pass {option} of {least} or more")
+        self.batch_size, self.num_train, self.num_val = batch_size, num_train, num_val
+        self.size, self.grayscale, self.flip, self.seed = size, grayscale, flip, seed
+        self.num_workers, self.steps_per_epoch = num_workers, steps_per_epoch
+        self._source: Source | None = None
+
+    @abstractmethod
+    def load(self) -> Source:
+        """Open the data set: at the size and with the channels that were asked for."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the data set and choose the training subset; a second call does nothing."""
+        if self._source is not None:
+            return
+        source = self.load()
+        pool, total = source.train, len(source.train)
+        if self.flip and len(pool.shape) != 3:
+            raise ValueError(f"flip=True but {self.name} has no pictures to mirror: pass flip=False")
+        spare = 0 if source.test is not None else min(self.num_val, total // 2)
+        wanted = total - spare if self.num_train is None else self.num_train
+        if wanted > total:
+            raise ValueError(self._too_large(total, source.test))
+        order = torch.randperm(total, generator=generator(self.seed, SUBSET))
+        self._subset = order[:wanted].sort().values
+        self._rest = order[wanted:] if source.test is None else self._shuffled(source.test)
+        self._held: Pool = pool if source.test is None else source.test
+        self.subset_ids = [pool.ids[i] for i in self._subset.tolist()]
+        self.shape, self.num_classes, self.class_names = pool.shape, source.num_classes, source.class_names
+        self._source = source
+
+    def train_loader(self, *, rank: int = 0, world: int = 1, accumulate: int = 1, limit: float = 1.0) -> TrainLoader:
+        """Make the loader of one rank; `limit` is the trainer's `limit_train_batches`."""
+        pool = self._opened().train
+        parts = world * accumulate
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide by {world} devices x {accumulate} accumulated batches:"
+                f" pass a multiple of {parts}, such as {-(-self.batch_size // parts) * parts}"
+            )
+        steps = self.steps_per_epoch or -(-len(self._subset) // self.batch_size)
+        length = steps * accumulate
+        epoch = min(limit, length) if isinstance(limit, int) else int(length * limit)
+        plan = Plan(
+            self._subset,
+            batch=self.batch_size // parts,
+            per_epoch=max(int(epoch), 1),
+            seed=self.seed,
+            rank=rank,
+            world=world,
+        )
+        return TrainLoader(pool, plan, flip=self.flip, workers=self.num_workers, length=length)
+
+    def val_loader(self, *, rank: int = 0, world: int = 1) -> ValLoader:
+        """Make one rank's loader of `num_val` held-out images."""
+        self._opened()
+        indices = self._rest[: self.num_val].sort().values
+        return ValLoader(self._held, indices, batch=max(self.batch_size // world, 1), rank=rank, world=world)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Make the training loader of this process."""
+        trainer = self.trainer
+        if trainer is None:
+            return self.train_loader()
+        return self.train_loader(
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+            limit=trainer.limit_train_batches or 1.0,
+        )
+
+    def val_dataloader(self) -> list[Iterable[Any]]:
+        """Make the held-out loader, and behind it the network module's own `seed_loader()` where it has one."""
+        trainer = self.trainer
+        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        loaders: list[Iterable[Any]] = [self.val_loader(rank=rank, world=world)]
+        make_seeds = getattr(getattr(trainer, "lightning_module", None), "seed_loader", None)
+        seeds = make_seeds() if make_seeds is not None else None
+        return loaders if seeds is None else [*loaders, seeds]
+
+    @property
+    def num_reference(self) -> int:
+        """How many images `reference()` yields, mirrored ones included."""
+        self._opened()
+        return len(self._subset) * (2 if self.flip else 1)
+
+    def reference(
+        self, *, chunk: int = 1024, flips: bool | None = None, rank: int = 0, world: int = 1
+    ) -> Iterator[Chunk]:
+        """Yield the training images, each exactly once over all ranks, in a fixed order and a chunk at a time.
+
+        An index is the image's row in `subset_ids`. With `flips` (by default where training flips) every chunk is
+        followed by the same one mirrored, with the same indices and ids.
+        """
+        pool = self._opened().train
+        rows = torch.arange(rank, len(self._subset), world)
+        for x, part in self._exact(pool, self._subset[rows], chunk):
+            ids = [self.subset_ids[i] for i in rows[part].tolist()]
+            yield x, rows[part], ids
+            if self.flip if flips is None else flips:
+                yield x.flip(-1), rows[part], ids
+
+    def held_out(
+        self, limit: int | None = None, *, chunk: int = 1024, rank: int = 0, world: int = 1
+    ) -> Iterator[Chunk]:
+        """Yield at most `limit` held-out images, a seeded choice, like `reference` and unflipped; indices count them."""
+        self._opened()
+        chosen = self._rest[:limit].sort().values
+        rows = torch.arange(rank, len(chosen), world)
+        for x, part in self._exact(self._held, chosen[rows], chunk):
+            yield x, rows[part], [self._held.ids[i] for i in chosen[rows[part]].tolist()]
+
+    @property
+    def num_held_out(self) -> int:
+        """How many images `held_out()` yields."""
+        self._opened()
+        return len(self._rest)
+
+    @staticmethod
+    def _exact(pool: Pool, indices: Tensor, chunk: int) -> Iterator[tuple[Tensor, slice]]:
+        done = 0
+        for raw in pool.chunks(indices, chunk):
+            yield to_float(raw), slice(done, done + len(raw))
+            done += len(raw)
+
+    def _shuffled(self, pool: Pool) -> Tensor:
+        return torch.randperm(len(pool), generator=generator(self.seed, SUBSET, 1))
+
+    def _too_large(self, total: int, test: Pool | None) -> str:
+        more = f" to train on ({len(test)} more are held out)" if test is not None else ""
+        return (
+            f"num_train={self.num_train} but {self.name} has {total} images{more}: pass num_train of {total} or fewer"
+        )
+
+    def _opened(self) -> Source:
+        self.setup()
+        assert self._source is not None
+        return self._source

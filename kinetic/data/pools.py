@@ -1,0 +1,105 @@
+"""Where images come from: a pool knows its ids and labels, serves training batches and exact passes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kinetic.data.pixels import from_uint8
+from kinetic.tensors import chunks, generator
+
+ORDER, FLIP, SUBSET = 1, 2, 3  # what a generator is for, part of its key
+
+
+class Plan:
+    """Which images every training batch holds, a function of (seed, batch number, rank) alone.
+
+    The permutations of the subset, one for each pass over it, are laid end to end and cut into global batches, and
+    these into the ranks' shares: no image is left out however the sizes divide, and the union over the ranks does
+    not depend on how many there are.
+    """
+
+    def __init__(
+        self, subset: Tensor, *, batch: int, per_epoch: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        """Plan over `subset` [N] (pool indices); `batch` images a rank, `per_epoch` batches in an epoch."""
+        if len(subset) == 0:
+            raise ValueError("there is no image to train on: the training subset is empty")
+        self.subset, self.batch, self.per_epoch = subset, batch, per_epoch
+        self.seed, self.rank, self.world = seed, rank, world
+        self._orders: dict[int, Tensor] = {}
+
+    def indices(self, number: int) -> Tensor:
+        """Pool indices [batch] of this rank's batch `number`, counted from the start of training."""
+        share = torch.arange(self.batch) + (number * self.world + self.rank) * self.batch
+        rounds, places = share // len(self.subset), share % len(self.subset)
+        self._orders = {r: self._order(r) for r in rounds.unique().tolist()}
+        rows = torch.empty_like(places)
+        for round_, order in self._orders.items():
+            rows[rounds == round_] = order[places[rounds == round_]]
+        return self.subset[rows]
+
+    def flips(self, number: int) -> Tensor:
+        """Which images of this rank's batch `number` are mirrored: bool [batch], true with probability 1/2."""
+        draws = torch.rand(self.world * self.batch, generator=generator(self.seed, FLIP, number)) < 0.5
+        return draws[self.rank * self.batch : (self.rank + 1) * self.batch]
+
+    def _order(self, round_: int) -> Tensor:
+        if round_ in self._orders:
+            return self._orders[round_]
+        return torch.randperm(len(self.subset), generator=generator(self.seed, ORDER, round_))
+
+
+class Pool(ABC):
+    """Images with stable ids. Raw images are uint8 [n, H, W, C], or float32 [n, ...] where they are not pictures."""
+
+    ids: Sequence[str]  # one a image
+    labels: Tensor | None  # int64 [N]
+    shape: tuple[int, ...]  # of one image as the network sees it: (C, H, W) or (D,)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def batches(self, plan: Plan, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (raw images [B, ...], pool indices int64 [B]) for the training batches `start` to `stop` of `plan`."""
+
+    @abstractmethod
+    def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Yield the raw images at the ascending `indices` [n], in that order, at most `size` at a time."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set consists of: the images to train on, and the held-out ones where it comes with such."""
+
+    train: Pool
+    test: Pool | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+class ArrayPool(Pool):
+    """Images in memory: `images` uint8 [N, H, W, C], or float32 [N, ...] as it is."""
+
+    def __init__(self, images: Tensor, *, ids: Sequence[str], labels: Tensor | None = None) -> None:
+        self.images, self.ids, self.labels = images, ids, labels
+        self.shape = tuple(to_float(images[:1]).shape[1:])
+
+    def batches(self, plan: Plan, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index the array; `workers` are of no use here."""
+        for number in range(start, stop):
+            indices = plan.indices(number)
+            yield self.images[indices], indices
+
+    def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Index the array."""
+        for part in chunks(len(indices), size):
+            yield self.images[indices[part]]
+
+
+def to_float(raw: Tensor) -> Tensor:
+    """Raw images as the network sees them: uint8 [n, H, W, C] -> float32 [n, C, H, W] in [-1, 1], floats unchanged."""
+    return from_uint8(raw) if raw.dtype == torch.uint8 else raw.float()
