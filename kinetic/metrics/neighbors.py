@@ -1,0 +1,200 @@
+"""Exact nearest training images of many queries, in bounded memory.
+
+Two passes over the reference. Float32 matrix products rank all images and keep a few candidates per query; the
+distances of the candidates are then recomputed from differences, which stays right where ‖q‖² + ‖r‖² - 2 q·r cancels,
+that is for copies. A bound on the rounding error of the products decides for each query whether an image outside the
+candidates could be nearer; where it could, the query is searched again with eight times as many.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetic.metrics.reference import BUDGET, ReferenceIndex, Source, mirror, wide
+from kinetic.tensors import chunks
+
+__all__ = ["NeighborResult", "ReferenceIndex", "nearest"]
+
+_STRIDE = 32  # columns that share one minimum when candidates are picked
+_PAIRS = 2**22  # candidates held at a time
+_RESOLUTION = 1e-6  # relative difference of squared distances below which two images count as equally near
+
+
+@dataclass(frozen=True)
+class NeighborResult:
+    """The k nearest distinct images of every query; NaN and -1 in the rows of queries that are not finite."""
+
+    distances: Tensor  # [N, k] float64, Euclidean, ascending
+    indices: Tensor  # [N, k] int64, ids of the reference
+
+
+def nearest(
+    queries: Tensor,
+    reference: ReferenceIndex | Source,
+    *,
+    k: int = 2,
+    flip: bool = False,
+    candidates: int = 8,
+    chunk: int | None = None,
+    block: int = 1024,
+) -> NeighborResult:
+    """Find the `k` nearest distinct reference images of `queries` [N, ...], exactly, by Euclidean distance in pixels.
+
+    `candidates`, `chunk` (reference rows per product) and `block` (queries per product) change speed and memory, not
+    the result. `flip` is for a reference that is not an index yet.
+    """
+    if not isinstance(reference, ReferenceIndex):
+        reference = ReferenceIndex.build(reference, flip=flip, device=queries.device)
+    elif flip and not reference.flip:
+        raise ValueError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
+    if not 1 <= k <= reference.distinct:
+        raise ValueError(f"k={k} nearest images need 1 <= k <= {reference.distinct}, the distinct reference images")
+    flat = _matching(queries, reference)
+    distances = torch.full((len(flat), k), math.nan, dtype=torch.float64, device=reference.device)
+    indices = torch.full((len(flat), k), -1, device=reference.device)
+    pending, count = flat.isfinite().all(1).nonzero().flatten(), max(candidates, k)
+    with torch.no_grad(), _full_precision(reference.device):
+        while len(pending):
+            count = min(count, len(reference.ids))
+            failed = []
+            for rows in pending.split(max(1, _PAIRS // count)):
+                found, ids, proven = _search(flat[rows], reference, k, count, chunk, block)
+                distances[rows], indices[rows] = found, ids
+                failed.append(rows[~proven])
+            pending, count = torch.cat(failed), count * 8
+    return NeighborResult(distances.to(queries.device), indices.to(queries.device))
+
+
+def _search(
+    flat: Tensor, index: ReferenceIndex, k: int, count: int, chunk: int | None, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Search among `count` candidates a view: distances [Q, k], ids [Q, k], and whether a row is proven right [Q]."""
+    views = torch.stack([flat, mirror(flat, index.shape)], 1).flatten(0, 1) if index.flip else flat
+    centred = (views - index.center).float()
+    scores, rows = _candidates(centred, index, count, chunk, block)
+    # With s = ½‖r - c‖² - (q - c)·r the squared distance is 2 s + ‖q - c‖² + 2 (q - c)·c.
+    shifted = views.double() - index.center.double()
+    offset = shifted.square().sum(1) + 2 * shifted @ index.center.double()
+    error = 2 * _rounding(centred, index)
+    approx = (2 * scores.double() + offset[:, None]).view(len(flat), -1)
+    error = error.view(len(flat), -1).amax(1)
+    groups = index.groups[rows].view(len(flat), -1)
+    bar = _smallest_groups(approx, groups, k)[0][:, -1] + 2 * error
+    exact = _recompute(views, index, rows, (approx <= bar[:, None]).view_as(rows) & scores.isfinite(), chunk)
+    squared, where = _smallest_groups(exact.view_as(groups), groups, k)
+    if count >= len(index.ids):
+        proven = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+    else:  # every image that is no candidate scores at least as high as the worst candidate
+        outside = (2 * scores.double().amax(1) + offset).view(len(flat), -1).amin(1) - error
+        proven = squared[:, -1] * (1 - _RESOLUTION) <= outside
+    return squared.sqrt(), index.ids[rows.view_as(groups).gather(1, where)], proven
+
+
+def _candidates(
+    centred: Tensor, index: ReferenceIndex, count: int, chunk: int | None, block: int
+) -> tuple[Tensor, Tensor]:
+    """Pick the `count` lowest scores ½‖r - c‖² - (q - c)·r of each query [Q, D]: scores and rows [Q, count]."""
+    best = torch.full((len(centred), count), math.inf, device=centred.device)
+    rows = torch.zeros(len(centred), count, dtype=torch.int64, device=centred.device)
+    scratch = torch.empty(0, device=centred.device)
+    for start, reference in index.blocks(chunk):
+        columns, norms = reference.float().T, index.half_norms[start : start + len(reference)]
+        for part in chunks(len(centred), block):
+            size = (part.stop - part.start, len(reference))
+            if scratch.numel() < math.prod(size):
+                scratch = torch.empty(math.prod(size), device=centred.device)
+            scores = scratch[: math.prod(size)].view(size)
+            torch.addmm(norms, centred[part], columns, alpha=-1, out=scores)
+            low, column = _lowest(scores, min(count, len(reference)))
+            merged, place = torch.cat([best[part], low], 1).topk(count, largest=False, sorted=False)
+            best[part], rows[part] = merged, torch.cat([rows[part], column + start], 1).gather(1, place)
+    return best, rows
+
+
+def _lowest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the `count` lowest of each row and their columns, by the minima of interleaved groups of columns.
+
+    The `count` lowest values lie in the `count` groups with the lowest minima, so only those are sorted.
+    """
+    width = scores.shape[1] // _STRIDE
+    if width < 2 * count:
+        low = scores.topk(count, largest=False, sorted=False)
+        return low.values, low.indices
+    body = width * _STRIDE
+    minima = scores[:, :body].unflatten(1, (_STRIDE, width)).amin(1)
+    group = minima.topk(count, largest=False, sorted=False).indices
+    columns = (group[:, None] + torch.arange(0, body, width, device=scores.device)[:, None]).flatten(1)
+    tail = torch.arange(body, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    columns = torch.cat([columns, tail], 1)
+    low = scores.gather(1, columns).topk(count, largest=False, sorted=False)
+    return low.values, columns.gather(1, low.indices)
+
+
+def _rounding(centred: Tensor, index: ReferenceIndex) -> Tensor:
+    """Bound the error of each query's scores [Q], float64.
+
+    A product of length D in float32 is off by at most D u ‖q‖‖r‖, and by more than 8 √D u ‖q‖‖r‖ with a probability
+    below 1e-13 (Higham and Mary 2019, rounding errors as independent variables); 8 u more for inputs, centre and norms.
+    """
+    size = centred.shape[1]
+    unit = (min(size, 8 * math.sqrt(size)) + 8) * 2.0**-24
+    finite = index.half_norms[index.half_norms.isfinite()]
+    return unit * (torch.linalg.vector_norm(centred, dim=1).double() * index.largest + float(finite.max()))
+
+
+def _recompute(views: Tensor, index: ReferenceIndex, rows: Tensor, active: Tensor, chunk: int | None) -> Tensor:
+    """Squared distances [Q, count] float64 from differences, infinite where not `active`."""
+    squared = torch.full(rows.shape, math.inf, dtype=torch.float64, device=rows.device)
+    pairs = max(1, BUDGET // (16 * views.shape[1]))
+    for start, reference in index.blocks(chunk):
+        here = active & (rows >= start) & (rows < start + len(reference))
+        query, slot = here.nonzero(as_tuple=True)
+        for part in chunks(len(query), pairs):
+            row = rows[query[part], slot[part]] - start
+            difference = wide(reference[row]) - wide(views[query[part]])
+            squared[query[part], slot[part]] = torch.linalg.vector_norm(difference, dim=1, dtype=torch.float64).square()
+    return squared
+
+
+def _smallest_groups(values: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the `k` lowest values of each row that belong to different groups, with their places; infinite if none."""
+    values, lowest, places = values.clone(), [], []
+    for _ in range(k):
+        low, place = values.min(1, keepdim=True)
+        values.masked_fill_(groups == groups.gather(1, place), math.inf)
+        lowest.append(low)
+        places.append(place)
+    return torch.cat(lowest, 1), torch.cat(places, 1)
+
+
+def _matching(queries: Tensor, index: ReferenceIndex) -> Tensor:
+    """Flatten queries that have the reference's shape, or are flat already, to [N, D] on the index's device."""
+    if queries.shape[1:] not in (index.shape, torch.Size([index.shape.numel()])):
+        got, want = tuple(queries.shape[1:]), tuple(index.shape)
+        raise ValueError(f"queries of shape {got} do not match the reference images of shape {want}")
+    return wide(queries.detach().flatten(1).to(index.device))
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices in float32: no TF32, no bfloat16, no autocast; what was set before is restored."""
+    libraries: tuple[Any, Any] = (torch.backends.cuda, torch.backends.mkldnn)
+    backends = [b.matmul for b in libraries if hasattr(getattr(b, "matmul", None), "fp32_precision")]
+    saved = [b.fp32_precision for b in backends] or torch.get_float32_matmul_precision()
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        if not backends:
+            torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, saved, strict=False):
+            backend.fp32_precision = value
+        if not backends:
+            torch.set_float32_matmul_precision(str(saved))
