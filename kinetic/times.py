@@ -63,11 +63,11 @@ def drop_labels(labels: Tensor, probability: float, null: int, generator: torch.
 
 
 def _stratified(n: int, generator: torch.Generator) -> Tensor:
-    """Draw one time from each stratum; offsets keep clear of the borders by what rounding to float32 may move them."""
-    offsets = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
+    """Draw one time from each stratum; offsets keep clear of the borders by more than float32 may round."""
+    offsets = torch.rand(n, generator=generator, device=generator.device)
     strata = torch.randperm(n, generator=generator, device=generator.device)
-    margin = min(n * 2.0**-24, 0.5)
-    return ((strata + offsets.clamp(margin, 1 - margin)) / max(n, 1)).float()
+    margin = min(n * 2.0**-22, 0.5)
+    return (strata + offsets.clamp(margin, 1 - margin)) / max(n, 1)
 
 
 def _check(n: int, kind: str, mean: float, std: float) -> None:
