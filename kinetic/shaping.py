@@ -1,0 +1,129 @@
+"""Kinetic trajectory shaping (KTS): sampling with `dx/dt = η(t) v(x, t)` (Li et al., 2026, arXiv 2602.07928)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kinetic.tensors import expand
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+Form = Literal["linear", "constant", "exponential"]
+FORMS: tuple[str, ...] = get_args(Form)
+PRESETS: dict[str, tuple[float, float]] = {
+    "off": (0.0, 0.0),
+    "balanced": (0.01, 0.01),
+    "launch": (0.02, 0.0),
+    "landing": (0.0, 0.02),
+}
+
+
+@dataclass(frozen=True)
+class KTS:
+    """Gain η(t): `1 + α(t)` before τ (launch), `1 - β(t)` from τ on (soft landing).
+
+    With u = 1 - t/τ the launch α(t) is α u (linear), α (constant) or α (e^{ku} - 1)/(e^k - 1) (exponential).
+    With s = (t - τ)/(1 - τ) the landing β(t) is β s (linear), β (constant) or β (e^{ks} - 1) (exponential, which is
+    not normalised: it ends at 19.09 β for k = 3). A gain below zero, which would reverse the motion, is refused.
+    """
+
+    alpha: float = 0.0  # strength of the launch, >= 0
+    beta: float = 0.0  # strength of the landing, >= 0
+    tau: float = 0.6  # where launch turns into landing, and early into late energy; in (0, 1)
+    k: float = 3.0  # rate of the exponential forms, in (0, 50]
+    launch: Form = "linear"
+    landing: Form = "exponential"
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"KTS {name} must be a finite number of at least 0, got {getattr(self, name)}")
+        if not 0 < self.tau < 1:
+            raise ValueError(f"KTS tau must lie strictly between 0 and 1, got {self.tau}")
+        if not 0 < self.k <= 50:
+            raise ValueError(f"KTS k must lie above 0 and at most at 50, got {self.k}")
+        for name in ("launch", "landing"):
+            if getattr(self, name) not in FORMS:
+                raise ValueError(f"unknown KTS {name} form {getattr(self, name)!r}; choose from {', '.join(FORMS)}")
+        if self.beta > self.largest_beta:
+            end = 1 - self.beta * self._landing_peak
+            raise ValueError(
+                f"KTS beta={self.beta:g} would reverse the motion (gain {end:.4g} at t = 1); "
+                f"the largest beta allowed for the {self.landing} landing with k={self.k:g} is {self.largest_beta:.6g}"
+            )
+
+    @classmethod
+    def preset(
+        cls,
+        name: str,
+        *,
+        alpha: float | None = None,
+        beta: float | None = None,
+        tau: float | None = None,
+        k: float | None = None,
+        launch: Form | None = None,
+        landing: Form | None = None,
+    ) -> "KTS":
+        """Build `off`, `balanced`, `launch` or `landing`, with any field overridden by one that is not None."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown KTS preset {name!r}; choose from {', '.join(PRESETS)}")
+        given = {"alpha": alpha, "beta": beta, "tau": tau, "k": k, "launch": launch, "landing": landing}
+        fields: dict[str, Any] = dict(zip(("alpha", "beta"), PRESETS[name], strict=True))
+        return cls(**fields | {key: value for key, value in given.items() if value is not None})
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the gain is 1 throughout."""
+        return self.alpha == 0 and self.beta == 0
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the gain is discontinuous at τ."""
+        return (self.launch == "constant" and self.alpha > 0) or (self.landing == "constant" and self.beta > 0)
+
+    @property
+    def _landing_peak(self) -> float:
+        return math.expm1(self.k) if self.landing == "exponential" else 1.0
+
+    @property
+    def largest_beta(self) -> float:
+        """Largest beta for which the gain stays at or above 0, rounded down to six digits."""
+        limit = 1 / self._landing_peak
+        scale = 10.0 ** (5 - math.floor(math.log10(limit)))
+        return math.floor(limit * scale) / scale
+
+    def gain(self, t: Tensor | float) -> Tensor:
+        """η at times `t` in [0, 1], of any shape; in the dtype of `t`, to which τ is rounded for the comparison."""
+        t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        tau = torch.tensor(self.tau, dtype=t.dtype)
+        u = (1 - t / self.tau).clamp(0, 1)
+        s = ((t - self.tau) / (1 - self.tau)).clamp(0, 1)
+        launch = (
+            self.alpha * _ramp(u, self.launch, self.k) / (math.expm1(self.k) if self.launch == "exponential" else 1)
+        )
+        landing = self.beta * _ramp(s, self.landing, self.k)
+        return torch.where(t >= tau.to(t.device), 1 - landing, 1 + launch)
+
+    def to_dict(self) -> dict[str, float | str]:
+        """Return the fields as plain types, for a configuration or a checkpoint."""
+        return asdict(self)
+
+
+def _ramp(s: Tensor, form: Form, k: float) -> Tensor:
+    if form == "constant":
+        return torch.ones_like(s)
+    return s if form == "linear" else torch.expm1(k * s)
+
+
+def shaped(velocity: Velocity, kts: KTS) -> Velocity:
+    """Wrap a velocity `(x, t) -> v` into `η(t) v`, of the same signature; `t` is 0-d or [B]."""
+    if kts.is_off:
+        return velocity
+
+    def wrapped(x: Tensor, t: Tensor) -> Tensor:
+        return expand(kts.gain(t).expand(x.shape[0]), x).to(x.dtype) * velocity(x, t)
+
+    return wrapped
