@@ -1,5 +1,6 @@
 """What every data set of the project can do, as a LightningDataModule."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,9 +10,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from kinetic.data.loader import TrainLoader, ValLoader
-from kinetic.data.pools import SUBSET, Plan, Pool, Source, to_float
+from kinetic.data.pools import SUBSET, CachedPool, Plan, Pool, Source, to_float
 from kinetic.tensors import generator
 
+CACHE_BYTES = 2**29
 Chunk = tuple[Tensor, Tensor, list[str]]  # images float32 [n, ...] in [-1, 1], indices int64 [n], ids
 
 
@@ -41,6 +43,7 @@ class FlowDataModule(LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         steps_per_epoch: int | None = None,
+        cache: bool | None = None,
     ) -> None:
         """Say what to train on.
 
@@ -54,6 +57,7 @@ class FlowDataModule(LightningDataModule):
             seed: of the subset, the order and the flips.
             num_workers: processes that decode images, a device; images in memory need none.
             steps_per_epoch: optimiser steps that count as an epoch (by default as many as see num_train images).
+            cache: decode the training images once and keep them in memory (by default where that takes < 512 MiB).
         """
         super().__init__()
         for option, value, least in [
@@ -68,7 +72,7 @@ class FlowDataModule(LightningDataModule):
                 raise ValueError(f"{option}={value} is too small: pass {option} of {least} or more")
         self.batch_size, self.num_train, self.num_val = batch_size, num_train, num_val
         self.size, self.grayscale, self.flip, self.seed = size, grayscale, flip, seed
-        self.num_workers, self.steps_per_epoch = num_workers, steps_per_epoch
+        self.num_workers, self.steps_per_epoch, self.cache = num_workers, steps_per_epoch, cache
         self._source: Source | None = None
 
     @abstractmethod
@@ -93,11 +97,12 @@ class FlowDataModule(LightningDataModule):
         self._held: Pool = pool if source.test is None else source.test
         self.subset_ids = [pool.ids[i] for i in self._subset.tolist()]
         self.shape, self.num_classes, self.class_names = pool.shape, source.num_classes, source.class_names
+        self._training = CachedPool(pool, self._subset) if self._cached(pool) else pool
         self._source = source
 
     def train_loader(self, *, rank: int = 0, world: int = 1, accumulate: int = 1, limit: float = 1.0) -> TrainLoader:
         """Make the loader of one rank; `limit` is the trainer's `limit_train_batches`."""
-        pool = self._opened().train
+        self.setup()
         parts = world * accumulate
         if self.batch_size % parts:
             raise ValueError(
@@ -115,11 +120,11 @@ class FlowDataModule(LightningDataModule):
             rank=rank,
             world=world,
         )
-        return TrainLoader(pool, plan, flip=self.flip, workers=self.num_workers, length=length)
+        return TrainLoader(self._training, plan, flip=self.flip, length=length)
 
     def val_loader(self, *, rank: int = 0, world: int = 1) -> ValLoader:
         """Make one rank's loader of `num_val` held-out images."""
-        self._opened()
+        self.setup()
         indices = self._rest[: self.num_val].sort().values
         return ValLoader(self._held, indices, batch=max(self.batch_size // world, 1), rank=rank, world=world)
 
@@ -147,7 +152,7 @@ class FlowDataModule(LightningDataModule):
     @property
     def num_reference(self) -> int:
         """How many images `reference()` yields, mirrored ones included."""
-        self._opened()
+        self.setup()
         return len(self._subset) * (2 if self.flip else 1)
 
     def reference(
@@ -158,9 +163,9 @@ class FlowDataModule(LightningDataModule):
         An index is the image's row in `subset_ids`. With `flips` (by default where training flips) every chunk is
         followed by the same one mirrored, with the same indices and ids.
         """
-        pool = self._opened().train
+        self.setup()
         rows = torch.arange(rank, len(self._subset), world)
-        for x, part in self._exact(pool, self._subset[rows], chunk):
+        for x, part in self._exact(self._training, self._subset[rows], chunk):
             ids = [self.subset_ids[i] for i in rows[part].tolist()]
             yield x, rows[part], ids
             if self.flip if flips is None else flips:
@@ -169,8 +174,8 @@ class FlowDataModule(LightningDataModule):
     def held_out(
         self, limit: int | None = None, *, chunk: int = 1024, rank: int = 0, world: int = 1
     ) -> Iterator[Chunk]:
-        """Yield at most `limit` held-out images, a seeded choice, like `reference` and unflipped; indices count them."""
-        self._opened()
+        """Yield held-out images as `reference` does, never mirrored: a seeded choice of at most `limit`."""
+        self.setup()
         chosen = self._rest[:limit].sort().values
         rows = torch.arange(rank, len(chosen), world)
         for x, part in self._exact(self._held, chosen[rows], chunk):
@@ -179,7 +184,7 @@ class FlowDataModule(LightningDataModule):
     @property
     def num_held_out(self) -> int:
         """How many images `held_out()` yields."""
-        self._opened()
+        self.setup()
         return len(self._rest)
 
     @staticmethod
@@ -198,7 +203,6 @@ class FlowDataModule(LightningDataModule):
             f"num_train={self.num_train} but {self.name} has {total} images{more}: pass num_train of {total} or fewer"
         )
 
-    def _opened(self) -> Source:
-        self.setup()
-        assert self._source is not None
-        return self._source
+    def _cached(self, pool: Pool) -> bool:
+        small = len(self._subset) * math.prod(pool.shape) < CACHE_BYTES
+        return not pool.in_memory and (small if self.cache is None else self.cache)

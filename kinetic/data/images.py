@@ -47,7 +47,8 @@ def fit(image: Image.Image, size: int | None) -> Image.Image:
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def fit_all(images: Tensor, *, size: int | None, grayscale: bool) -> Tensor:

@@ -18,11 +18,9 @@ class TrainLoader:
     with a checkpoint. Every rank has the same length.
     """
 
-    def __init__(
-        self, pool: Pool, plan: Plan, *, flip: bool = False, workers: int = 0, length: int | None = None
-    ) -> None:
+    def __init__(self, pool: Pool, plan: Plan, *, flip: bool = False, length: int | None = None) -> None:
         """Serve `plan` from `pool`; `length` is what `len` says where the trainer cuts epochs to `plan.per_epoch`."""
-        self.pool, self.plan, self.flip, self.workers = pool, plan, flip, workers
+        self.pool, self.plan, self.flip = pool, plan, flip
         self.length = plan.per_epoch if length is None else length
         self.batches = 0
 
@@ -37,7 +35,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         start = self.batches
         stop = (self.epoch + 1) * self.plan.per_epoch
-        for number, (raw, indices) in enumerate(self.pool.batches(self.plan, start, stop, self.workers), start):
+        for number, (raw, indices) in enumerate(self.pool.batches(self.plan, start, stop), start):
             x = to_float(raw)
             if self.flip:
                 x = mirror(x, self.plan.flips(number))
@@ -56,13 +54,13 @@ class TrainLoader:
 class ValLoader:
     """Yield held-out images in a fixed order; rank r of W takes images r, r + W, ... with no padding and no repeats.
 
-    Every rank has the same number of batches. Their sizes differ by at most one image, so a rank's batch is empty,
+    A batch also has "index", int64 [B], the place of each image among all. Every rank has the same number of batches. Their sizes differ by at most one image, so a rank's batch is empty,
     [0, ...], only where there are fewer images than ranks: weight means by the true counts.
     """
 
     def __init__(self, pool: Pool, indices: Tensor, *, batch: int, rank: int = 0, world: int = 1) -> None:
         """Serve `indices` [n] of `pool` (ascending), at most `batch` images a rank at a time."""
-        self.pool, self.indices = pool, indices[rank::world]
+        self.pool, self.indices, self.rank, self.world = pool, indices[rank::world], rank, world
         self.length = -(-len(indices) // (world * batch))
         self._raw: Tensor | None = None
 
@@ -75,7 +73,8 @@ class ValLoader:
             self._raw = torch.cat(list(self.pool.chunks(self.indices, 1024))) if len(self.indices) else empty
         parts = torch.arange(len(self.indices)).tensor_split(self.length) if self.length else ()
         for part in parts:
-            yield make_batch(to_float(self._raw[part]), self.pool, self.indices[part])
+            batch = make_batch(to_float(self._raw[part]), self.pool, self.indices[part])
+            yield {**batch, "index": self.rank + self.world * part}
 
 
 def mirror(x: Tensor, which: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Where images come from: a pool knows its ids and labels, serves training batches and exact passes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from kinetic.data.pixels import from_uint8
 from kinetic.tensors import chunks, generator
@@ -58,12 +60,13 @@ class Pool(ABC):
     ids: Sequence[str]  # one a image
     labels: Tensor | None  # int64 [N]
     shape: tuple[int, ...]  # of one image as the network sees it: (C, H, W) or (D,)
+    in_memory = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @abstractmethod
-    def batches(self, plan: Plan, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (raw images [B, ...], pool indices int64 [B]) for the training batches `start` to `stop` of `plan`."""
 
     @abstractmethod
@@ -84,12 +87,14 @@ class Source:
 class ArrayPool(Pool):
     """Images in memory: `images` uint8 [N, H, W, C], or float32 [N, ...] as it is."""
 
+    in_memory = True
+
     def __init__(self, images: Tensor, *, ids: Sequence[str], labels: Tensor | None = None) -> None:
         self.images, self.ids, self.labels = images, ids, labels
         self.shape = tuple(to_float(images[:1]).shape[1:])
 
-    def batches(self, plan: Plan, start: int, stop: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Index the array; `workers` are of no use here."""
+    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index the array."""
         for number in range(start, stop):
             indices = plan.indices(number)
             yield self.images[indices], indices
@@ -98,6 +103,52 @@ class ArrayPool(Pool):
         """Index the array."""
         for part in chunks(len(indices), size):
             yield self.images[indices[part]]
+
+
+class CachedPool(Pool):
+    """Another pool whose images at `indices` [n] (ascending) are decoded once, on first use, and kept in memory."""
+
+    def __init__(self, pool: Pool, indices: Tensor) -> None:
+        self.pool, self.indices = pool, indices
+        self.ids, self.labels, self.shape = pool.ids, pool.labels, pool.shape
+        self._raw: Tensor | None = None
+
+    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index the images in memory."""
+        raw = self._decoded()
+        for number in range(start, stop):
+            indices = plan.indices(number)
+            yield raw[torch.searchsorted(self.indices, indices)], indices
+
+    def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Index the images in memory; those that are not kept come from the other pool."""
+        if not bool(torch.isin(indices, self.indices).all()):
+            yield from self.pool.chunks(indices, size)
+            return
+        raw, rows = self._decoded(), torch.searchsorted(self.indices, indices)
+        for part in chunks(len(rows), size):
+            yield raw[rows[part]]
+
+    def _decoded(self) -> Tensor:
+        if self._raw is None:
+            total = len(self.indices)
+            with tqdm(total=total, desc="decoding images", unit="img", disable=None, leave=False) as bar:
+                done = 0
+                for part in self.pool.chunks(self.indices, 256):
+                    if self._raw is None:
+                        self._raw = part.new_empty(total, *part.shape[1:])
+                    self._raw[done : done + len(part)] = part
+                    done += len(part)
+                    bar.update(len(part))
+            assert self._raw is not None
+        return self._raw
+
+
+def stacked(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Stack single images to batches of `size`, the last one smaller."""
+    rest = iter(images)
+    while part := list(islice(rest, size)):
+        yield torch.stack(part)
 
 
 def to_float(raw: Tensor) -> Tensor:

@@ -1,0 +1,205 @@
+"""Any folder of images: flat, or one folder a class."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from kinetic.data.base import FlowDataModule
+from kinetic.data.images import read_image
+from kinetic.data.pools import Plan, Pool, Source, stacked
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = {"train", "test", "val", "valid", "validation"}
+
+
+class Files(Dataset[Tensor | ValueError]):
+    """Image files by index, as uint8 [H, W, C]; a bad one is returned as the error, for the main process to raise."""
+
+    def __init__(self, root: Path, ids: Sequence[str], *, channels: int, size: int | None) -> None:
+        self.root, self.ids, self.channels, self.size = root, ids, channels, size
+        self.expected: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Tensor | ValueError:
+        try:
+            return self.read(index)
+        except ValueError as error:
+            return error
+
+    def read(self, index: int) -> Tensor:
+        """Decode one file; its height and width must be those of the others."""
+        path = self.root / self.ids[index]
+        image = read_image(path, name=str(path), channels=self.channels, size=self.size)
+        if self.expected is not None and tuple(image.shape) != self.expected:
+            (height, width, _), (first, second, _) = image.shape, self.expected
+            raise ValueError(f"{path} is {width}x{height} pixels but others are {second}x{first}: pass size=N")
+        return image
+
+
+class FilePool(Pool):
+    """Image files that are decoded whenever they are needed, by `workers` processes (0: by this one)."""
+
+    def __init__(
+        self,
+        root: Path,
+        ids: Sequence[str],
+        *,
+        labels: Tensor | None = None,
+        channels: int = 3,
+        size: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        """Serve the files `root / id`; labels are int64 [N]."""
+        self.files = Files(root, ids, channels=channels, size=size)
+        self.ids, self.labels, self.workers = ids, labels, workers
+        height, width, depth = self.files.read(0).shape
+        self.files.expected = (height, width, depth)
+        self.shape = (depth, height, width)
+
+    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode the batches that the plan asks for."""
+        queue: deque[Tensor] = deque()
+
+        def groups() -> Iterator[list[int]]:
+            for number in range(start, stop):
+                queue.append(plan.indices(number))
+                yield queue[-1].tolist()
+
+        for images in self._decode(groups()):
+            yield torch.stack(images), queue.popleft()
+
+    def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Decode the files in order."""
+        groups = self._decode(part.tolist() for part in indices.split(64))
+        yield from stacked((image for group in groups for image in group), size)
+
+    def _decode(self, groups: Iterable[list[int]]) -> Iterator[list[Tensor]]:
+        loader = DataLoader(
+            self.files,
+            batch_sampler=cast(Sampler[list[int]], groups),
+            num_workers=self.workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # the default one belongs to the network
+        )
+        for group in loader:
+            for item in group:
+                if isinstance(item, ValueError):
+                    raise item
+            yield group
+
+
+class Folder(FlowDataModule):
+    """The images under a folder; without `test_path` some are held out. An id is the path within the folder."""
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        test_path: str | None = None,
+        classes: bool | None = None,
+        skip_bad: bool = False,
+        **common: Any,
+    ) -> None:
+        """Say which folder.
+
+        Args:
+            path: a folder of images, flat or with one folder for each class.
+            test_path: a folder of the same form with held-out images.
+            classes: whether sub-folders are classes (by default if there are two or more and no image beside them).
+            skip_bad: check every image at the start and leave out those that cannot be decoded, with their count.
+            common: see FlowDataModule. Pictures have 3 channels, or 1 with `grayscale`.
+        """
+        super().__init__(**common)
+        self.path, self.test_path, self.classes, self.skip_bad = path, test_path, classes, skip_bad
+        self.name = path
+
+    def load(self) -> Source:
+        """List the images, sorted by path; labels count the class folders in alphabetical order."""
+        ids = list_images(Path(self.path))
+        names = self._class_names(ids)
+        test = None
+        if self.test_path is not None:
+            test = self._pool(self.test_path, list_images(Path(self.test_path)), names)
+        return Source(self._pool(self.path, ids, names), test, len(names) if names else None, names)
+
+    def _class_names(self, ids: list[str]) -> tuple[str, ...] | None:
+        nested = {i.split("/")[0] for i in ids if "/" in i}
+        flat = [i for i in ids if "/" not in i]
+        if self.classes is False or (self.classes is None and (len(nested) < 2 or flat)):
+            return None
+        if flat:
+            raise ValueError(f"{self.path}/{flat[0]} is in no class folder: move it into one or pass classes=false")
+        if len(nested) > 1 and {n.lower() for n in nested} <= SPLITS:
+            first = next((n for n in nested if n.lower() == "train"), min(nested))
+            raise ValueError(
+                f"the folders in {self.path} look like splits, not classes: pass path={self.path}/{first}"
+                " and the other one as test_path, or classes=false to use all images as one set"
+            )
+        return tuple(sorted(nested))
+
+    def _pool(self, root: str, ids: list[str], names: tuple[str, ...] | None) -> FilePool:
+        channels = 1 if self.grayscale else 3
+        if self.skip_bad:
+            ids = decodable(Path(root), ids, channels)
+        labels = None
+        if names is not None:
+            strange = next((i for i in ids if i.split("/")[0] not in names), None)
+            if strange is not None:
+                raise ValueError(
+                    f"{root}/{strange} is of a class that {self.path} lacks: its classes are {', '.join(names)}"
+                )
+            labels = torch.tensor([names.index(i.split("/")[0]) for i in ids])
+        return FilePool(Path(root), ids, labels=labels, channels=channels, size=self.size, workers=self.num_workers)
+
+
+def list_images(root: Path) -> list[str]:
+    """Paths of the images under `root`, relative and sorted; hidden files and folders are left out, links followed."""
+    if not root.is_dir():
+        raise ValueError(f"folder {root} does not exist: pass the path of a folder of images")
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        images = (f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+        found += [(Path(folder) / f).relative_to(root).as_posix() for f in images]
+    if not found:
+        raise ValueError(f"folder {root} holds no images: looked for {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def decodable(root: Path, ids: list[str], channels: int) -> list[str]:
+    """Leave out the files that cannot be decoded, and say how many they were."""
+    files = Files(root, ids, channels=channels, size=None)
+    bad = {
+        ids[i]
+        for i in tqdm(range(len(ids)), desc="checking images", disable=None, leave=False)
+        if not is_image(files[i])
+    }
+    if len(bad) == len(ids):
+        raise ValueError(
+            f"folder {root} holds no image that can be decoded: {len(bad)} cannot, the first is {min(bad)}"
+        )
+    if bad:
+        rank_zero_warn(
+            f"skipped {len(bad)} of {len(ids)} images in {root} that cannot be decoded, the first: {min(bad)}"
+        )
+    return [i for i in ids if i not in bad]
+
+
+def is_image(item: Tensor | ValueError) -> bool:
+    """Whether a file could be decoded."""
+    return isinstance(item, Tensor)
