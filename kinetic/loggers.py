@@ -1,0 +1,190 @@
+"""Loggers of a run: a CSV that is always there, and Weights & Biases that never stops a run."""
+
+import csv
+import json
+import netrc
+import os
+import socket
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from kinetic.files import replacing
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+HOST = "api.wandb.ai"
+
+
+class MetricsCSV(Logger):
+    """Writes metrics.csv: step, epoch, then one column a metric, in one row a step, cells empty where not logged.
+
+    A row that is already in the file for a later step than `resume_step` belongs to the part of an interrupted run
+    that is trained again, and is dropped.
+    """
+
+    def __init__(self, folder: Path | str, *, resume_step: int | None = None, flush_every: int = 20) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self.flush_every = flush_every
+        self.rows: dict[int, dict[str, Any]] = {}
+        self._pending = 0
+        if resume_step is not None and self.path.is_file():
+            with open(self.path, newline="") as file:
+                kept = [row for row in csv.DictReader(file) if row.get("step") and int(row["step"]) <= resume_step]
+            self.rows = {int(row["step"]): {k: v for k, v in row.items() if v not in ("", None)} for row in kept}
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """Name of the run folder."""
+        return self.path.parent.name
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the configuration lies beside the file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add metrics to the row of `step`."""
+        row = self.rows.setdefault(int(step or 0), {})
+        row.update({key: value for key, value in metrics.items() if key != "epoch"})
+        if "epoch" in metrics:
+            row["epoch"] = int(metrics["epoch"])
+        self._pending += 1
+        if self._pending >= self.flush_every or any(not key.startswith("train/") for key in metrics if key != "epoch"):
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file."""
+        if not self._pending:
+            return
+        names = dict.fromkeys(key for row in self.rows.values() for key in row if key not in ("step", "epoch"))
+        with replacing(self.path) as beside, open(beside, "w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", "epoch", *names], restval="")
+            writer.writeheader()
+            writer.writerows({**row, "step": step} for step, row in sorted(self.rows.items()))
+        self._pending = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+
+class QuietWandb(WandbLogger):
+    """WandbLogger whose failures are one warning, after which it keeps silent; the CSV has the same numbers."""
+
+    broken = False
+
+    def _guarded(self, call: Any, *args: Any, **kwargs: Any) -> None:
+        if self.broken:
+            return
+        try:
+            call(*args, **kwargs)
+        except Exception as error:
+            self.broken = True
+            reason = str(error).strip().split("\n")[0]
+            warnings.warn(f"Weights & Biases stopped logging ({reason}); metrics.csv goes on", stacklevel=2)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers; never raises."""
+        self._guarded(super().log_metrics, metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Log the configuration; never raises."""
+        self._guarded(super().log_hyperparams, params)
+
+    @rank_zero_only
+    def log_media(self, media: Mapping[str, Any], *, step: int) -> None:
+        """Log images, histograms and tables in one call, with the step beside them; never raises."""
+        self._guarded(lambda: self.experiment.log({**media, "trainer/global_step": step}))
+
+    @rank_zero_only
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert; never raises."""
+        self._guarded(lambda: self.experiment.alert(title=title, text=text))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close the run; never raises."""
+        self._guarded(super().finalize, status)
+
+
+def wandb_mode(wanted: WandbMode) -> tuple[Literal["online", "offline", "disabled"], str | None]:
+    """Decide once how W&B logs, and give the reason in one line where it is not what it could be."""
+    if wanted != "auto":
+        return wanted, None
+    stated = os.environ.get("WANDB_MODE")
+    if stated in ("online", "offline", "disabled"):
+        return stated, None  # type: ignore[return-value]
+    if os.environ.get("CI"):
+        return "offline", "CI is set"
+    if not _has_account():
+        return "offline", "no account is set up"
+    return ("online", None) if _reachable() else ("offline", "there is no network")
+
+
+def _has_account() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(HOST) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _reachable() -> bool:
+    try:
+        socket.create_connection((HOST, 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietWandb | None, str | None]:
+    """Make the W&B logger of a run folder, and a notice for the user; (None, None) when disabled.
+
+    The run id is kept in the folder. An online run is resumed under its id; an offline one cannot be, so it goes on as
+    a new run of the same group.
+    """
+    chosen, reason = wandb_mode(mode)
+    if chosen == "disabled":
+        return None, None
+    memory = folder / "wandb-run.json"
+    known = json.loads(memory.read_text()) if memory.is_file() else None
+    resumable = known is not None and chosen == "online" and known["mode"] == "online"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logger = QuietWandb(
+        name=folder.name,
+        save_dir=folder,
+        project=project,
+        offline=chosen == "offline",
+        log_model=False,
+        group=folder.name,
+        **({"id": known["id"], "resume": "allow"} if resumable and known else {}),
+    )
+    if rank_zero_only.rank == 0:
+        logger._guarded(lambda: _remember(memory, logger, chosen))
+    notice = f"W&B logs offline ({reason}); to upload later: wandb sync {folder}/wandb/offline-*" if reason else None
+    return logger, notice
+
+
+def _remember(memory: Path, logger: QuietWandb, mode: str) -> None:
+    with replacing(memory) as beside:
+        beside.write_text(json.dumps({"id": logger.experiment.id, "mode": mode}))
