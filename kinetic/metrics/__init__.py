@@ -1,1 +1,1 @@
-"""."""
+"""Measures of generated images; each module is imported by itself."""

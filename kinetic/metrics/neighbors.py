@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinetic.metrics.reference import BUDGET, ReferenceIndex, Source, mirror, wide
+from kinetic.metrics.reference import ReferenceIndex, Source, mirror, wide
 from kinetic.tensors import chunks
 
 __all__ = ["NeighborResult", "ReferenceIndex", "nearest"]
 
 _STRIDE = 32  # columns that share one minimum when candidates are picked
+_CACHE = 4 * 2**20  # bytes of a temporary that is passed over several times
+_LARGEST = 1e15  # values beyond it are as good as not finite, their squares overflow
 _PAIRS = 2**22  # candidates held at a time
 _RESOLUTION = 1e-6  # relative difference of squared distances below which two images count as equally near
 
 
 @dataclass(frozen=True)
 class NeighborResult:
-    """The k nearest distinct images of every query; NaN and -1 in the rows of queries that are not finite."""
+    """The k nearest distinct images of every query; NaN and -1 where a query is not finite or beyond ±1e15."""
 
     distances: Tensor  # [N, k] float64, Euclidean, ascending
     indices: Tensor  # [N, k] int64, ids of the reference
@@ -57,7 +59,8 @@ def nearest(
     flat = _matching(queries, reference)
     distances = torch.full((len(flat), k), math.nan, dtype=torch.float64, device=reference.device)
     indices = torch.full((len(flat), k), -1, device=reference.device)
-    pending, count = flat.isfinite().all(1).nonzero().flatten(), max(candidates, k)
+    pending = (torch.linalg.vector_norm(flat, math.inf, dim=1) < _LARGEST).nonzero().flatten()
+    count = max(candidates, k)
     with torch.no_grad(), _full_precision(reference.device):
         while len(pending):
             count = min(count, len(reference.ids))
@@ -77,9 +80,8 @@ def _search(
     views = torch.stack([flat, mirror(flat, index.shape)], 1).flatten(0, 1) if index.flip else flat
     centred = (views - index.center).float()
     scores, rows = _candidates(centred, index, count, chunk, block)
-    # With s = ½‖r - c‖² - (q - c)·r the squared distance is 2 s + ‖q - c‖² + 2 (q - c)·c.
-    shifted = views.double() - index.center.double()
-    offset = shifted.square().sum(1) + 2 * shifted @ index.center.double()
+    # With s = ½‖r - c‖² - (q - c)·r the squared distance is 2 s + ‖q‖² - ‖c‖².
+    offset = _squares(views) - _squares(index.center[None])
     error = 2 * _rounding(centred, index)
     approx = (2 * scores.double() + offset[:, None]).view(len(flat), -1)
     error = error.view(len(flat), -1).amax(1)
@@ -150,15 +152,20 @@ def _rounding(centred: Tensor, index: ReferenceIndex) -> Tensor:
 def _recompute(views: Tensor, index: ReferenceIndex, rows: Tensor, active: Tensor, chunk: int | None) -> Tensor:
     """Squared distances [Q, count] float64 from differences, infinite where not `active`."""
     squared = torch.full(rows.shape, math.inf, dtype=torch.float64, device=rows.device)
-    pairs = max(1, BUDGET // (16 * views.shape[1]))
+    pairs = max(1, _CACHE // (4 * views.shape[1]))
     for start, reference in index.blocks(chunk):
         here = active & (rows >= start) & (rows < start + len(reference))
         query, slot = here.nonzero(as_tuple=True)
         for part in chunks(len(query), pairs):
             row = rows[query[part], slot[part]] - start
-            difference = wide(reference[row]) - wide(views[query[part]])
-            squared[query[part], slot[part]] = torch.linalg.vector_norm(difference, dim=1, dtype=torch.float64).square()
+            difference = wide(reference[row]) - views[query[part]]
+            squared[query[part], slot[part]] = difference.square_().sum(1).double()
     return squared
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Squared norm of each row, [N, D] -> [N], summed in float64 without a wide copy of `x`."""
+    return torch.cat([part.double().square().sum(1) for part in x.split(max(1, _CACHE // (8 * x.shape[1])))])
 
 
 def _smallest_groups(values: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ class ReferenceIndex:
 
         Raises ValueError for a source that is empty, can be read only once, holds non-finite values or mixed shapes.
         """
-        if not isinstance(source, Tensor) and iter(source) is source:
+        if isinstance(source, Iterator):
             raise ValueError(f"the reference must be re-iterable, got a one-shot {type(source).__name__}; pass a list")
         device = torch.device(device or (source.device if isinstance(source, Tensor) else "cpu"))
         if device.type == "mps":  # no float64 there

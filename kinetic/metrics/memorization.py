@@ -1,0 +1,191 @@
+"""Memorisation: the share of samples that are copies of a training image, and the step at which copying begins."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from kinetic.metrics.neighbors import nearest
+from kinetic.metrics.reference import ReferenceIndex, Source
+
+THRESHOLD = 1 / 3
+COLUMNS = ("index", "d1", "d2", "ratio", "neighbor", "finite", "copied")
+
+
+class MemorizationResult(NamedTuple):
+    """F_mem with its interval, and one row a sample. (A NamedTuple: torchmetrics refuses frozen dataclasses.)"""
+
+    f_mem: float  # copied / total, NaN without samples
+    low: float  # Wilson interval, 95 %
+    high: float
+    copied: int
+    total: int  # all samples, those that are not finite included
+    nonfinite: int
+    mean_d1: float  # mean distance to the nearest training image, of the finite samples; NaN without any
+    table: Tensor  # [N, 7] float64 on the CPU, columns COLUMNS, sorted by index
+
+    def column(self, name: str) -> Tensor:
+        """Return a column [N] of the table: index and neighbor as int64, finite and copied as bool, others float64."""
+        if name not in COLUMNS:
+            raise ValueError(f"unknown column {name!r}; choose from {', '.join(COLUMNS)}")
+        values = self.table[:, COLUMNS.index(name)]
+        if name in ("index", "neighbor"):
+            return values.long()
+        return values.bool() if name in ("finite", "copied") else values
+
+
+class Memorization(Metric):
+    """Gather d₁, d₂ and the nearest training image of every sample; compute F_mem over all processes.
+
+    A sample is a copy when d₁/d₂ < `threshold`, d₁ and d₂ the distances to its nearest and second-nearest distinct
+    training images; a sample that is not finite is none. Each row carries the sample's index (its seed): results do not
+    depend on order, batches or processes, and rows repeated by a padding sampler count once. A streamed reference is
+    read at every update: cache it in the index, or update once with all samples.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(
+        self, reference: ReferenceIndex | Source, *, threshold: float = THRESHOLD, flip: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.reference = prepare(reference, flip=flip)
+        self.threshold = _valid_threshold(threshold)
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(self, samples: Tensor, index: Tensor) -> None:
+        """Add samples [B, ...] of the reference's shape and range, with their index [B] int64."""
+        rows = measure(samples, self.reference, index, threshold=self.threshold)
+        self.rows.append(rows.to(self.device))
+
+    def compute(self) -> MemorizationResult:
+        """Summarise the samples of all processes."""
+        rows = self.rows if isinstance(self.rows, list) else [self.rows]
+        return summarize(torch.cat([_empty(), *(part.cpu() for part in rows)]))
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        """Let a process without samples take part with a table of no rows, so that all gather the same shape."""
+        self.rows = self.rows or [_empty().to(self.device)]
+        super()._sync_dist(dist_sync_fn, process_group)
+
+
+def memorization(
+    images: Tensor,
+    reference: ReferenceIndex | Source,
+    *,
+    index: Tensor | None = None,
+    threshold: float = THRESHOLD,
+    flip: bool = False,
+) -> MemorizationResult:
+    """F_mem of `images` [N, ...] in one call; of held-out real images it is the null that onset is judged by."""
+    prepared = prepare(reference, flip=flip)
+    numbers = torch.arange(len(images)) if index is None else index
+    return summarize(measure(images, prepared, numbers, threshold=threshold).cpu())
+
+
+def prepare(reference: ReferenceIndex | Source, *, flip: bool = False) -> ReferenceIndex:
+    """Index `reference` if it is not an index; raise ValueError where d₂ would be undefined."""
+    index = reference if isinstance(reference, ReferenceIndex) else ReferenceIndex.build(reference, flip=flip)
+    if flip and not index.flip:
+        raise ValueError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
+    if index.distinct < 2:
+        raise ValueError(f"F_mem needs at least two distinct training images, got {index.distinct}")
+    return index
+
+
+def measure(samples: Tensor, reference: ReferenceIndex, index: Tensor, *, threshold: float = THRESHOLD) -> Tensor:
+    """Compare samples [B, ...] with the reference: rows [B, 7] float64 with the columns COLUMNS."""
+    index = torch.as_tensor(index, device=samples.device).flatten()
+    if len(index) != len(samples):
+        raise ValueError(f"{len(samples)} samples with {len(index)} indices; pass one index a sample")
+    if index.is_floating_point() or bool((index.abs() >= 2**53).any()):
+        raise ValueError("sample indices must be integers below 2**53, as they are stored beside float64 distances")
+    found = nearest(samples, reference, k=2)
+    d1, d2 = found.distances.unbind(1)
+    ratio = torch.where(d1 == 0, 0.0, d1 / d2)
+    columns = (index, d1, d2, ratio, found.indices[:, 0], d1.isfinite(), ratio < threshold)
+    return torch.stack([column.double() for column in columns], 1)
+
+
+def summarize(table: Tensor) -> MemorizationResult:
+    """Sort rows [N, 7] by index, keep the first of each, and count the copies."""
+    table = table[table[:, 0].argsort(stable=True)]
+    new = torch.ones(len(table), dtype=torch.bool)
+    new[1:] = table[1:, 0] != table[:-1, 0]
+    table = table[new]
+    finite = table[:, COLUMNS.index("finite")].bool()
+    copied, total = int(table[:, COLUMNS.index("copied")].sum()), len(table)
+    low, high = wilson(copied, total)
+    return MemorizationResult(
+        f_mem=copied / total if total else math.nan,
+        low=low,
+        high=high,
+        copied=copied,
+        total=total,
+        nonfinite=int((~finite).sum()),
+        mean_d1=float(table[finite, COLUMNS.index("d1")].mean()),
+        table=table,
+    )
+
+
+def wilson(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (95 % by default); (0, 1), which excludes nothing, without trials."""
+    if not 0 <= successes <= total:
+        raise ValueError(f"successes must lie between 0 and the total {total}, got {successes}")
+    if total == 0:
+        return 0.0, 1.0
+    share, spread = successes / total, z * z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    low = 0.0 if successes == 0 else middle - half
+    return low, 1.0 if successes == total else middle + half
+
+
+@dataclass(frozen=True)
+class Validation:
+    """F_mem and its interval at one validation."""
+
+    step: int
+    epoch: int
+    f_mem: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Onset:
+    """The first validation whose interval lies above the null's, and the last one before it."""
+
+    at: Validation
+    before: Validation | None
+    null_f_mem: float
+    null_high: float
+
+
+def find_onset(history: Iterable[Validation], *, null_f_mem: float, null_high: float) -> Onset | None:
+    """Find the onset in validations of any order; None where no interval lies above the null's `null_high`."""
+    ordered: Sequence[Validation] = sorted(history, key=lambda validation: validation.step)
+    for number, validation in enumerate(ordered):
+        if validation.low > null_high:
+            return Onset(validation, ordered[number - 1] if number else None, null_f_mem, null_high)
+    return None
+
+
+def _valid_threshold(threshold: float) -> float:
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
+    return threshold
+
+
+def _empty() -> Tensor:
+    return torch.empty(0, len(COLUMNS), dtype=torch.float64)

@@ -1,0 +1,63 @@
+"""What a trajectory says about copying without any training data: rank statistics that are undefined, not wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How one per-sample number goes with memorisation; None where that is undefined."""
+
+    name: str
+    rho: float | None  # Spearman correlation with d1/d2: negative where large values mean copies
+    auroc: float | None  # chance that a copy has a larger value than another sample; 0.5 says nothing
+    n: int  # samples with a finite value and a finite d1/d2
+    copies: int  # copies among them
+
+
+def spearman(a: Tensor, b: Tensor) -> float | None:
+    """Rank correlation of `a` and `b` [N] over the rows where both are finite.
+
+    None with fewer than three such rows, or where one of them is constant.
+    """
+    x, y = _columns(a, b)
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = x[keep], y[keep]
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def auroc(score: Tensor, copied: Tensor) -> float | None:
+    """Chance that a copy has a higher `score` [N] than a sample that is none; ties count half.
+
+    `copied` [N] is boolean. Rows whose score is not finite are left out; None without both kinds.
+    """
+    x, flags = _columns(score, copied)
+    keep = np.isfinite(x)
+    x, positive = x[keep], flags[keep].astype(bool)
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return None
+    rank_sum = stats.rankdata(x)[positive].sum()
+    return float((rank_sum - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def signal_table(signals: Mapping[str, Tensor], ratio: Tensor, copied: Tensor) -> list[Signal]:
+    """Compare every signal [N] with d1/d2 and with the copies, over the samples for which d1/d2 [N] is finite."""
+    rows = []
+    for name, signal in signals.items():
+        keep = signal.detach().cpu().isfinite() & ratio.detach().cpu().isfinite()
+        x, y, z = signal.detach().cpu()[keep], ratio.detach().cpu()[keep], copied.detach().cpu()[keep]
+        rows.append(Signal(name, spearman(x, y), auroc(x, z), int(keep.sum()), int(z.bool().sum())))
+    return rows
+
+
+def _columns(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"expected two tensors of one shape [N], got {tuple(a.shape)} and {tuple(b.shape)}")
+    return a.detach().cpu().double().numpy(), b.detach().cpu().double().numpy()
