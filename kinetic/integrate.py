@@ -6,6 +6,7 @@ The only file that imports torchdiffeq, and the only place where its `(t, y)` is
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -216,10 +217,11 @@ def _time_dtype(device: torch.device) -> torch.dtype:
 def _adaptive_options(kts: KTS, start: float, device: torch.device, max_steps: int) -> dict[str, Any]:
     """Stop at τ and at 1, where an adaptive method would otherwise step past, and restart where the gain jumps."""
     at_tau = [kts.tau] if start < kts.tau else []
+    wide = partial(torch.tensor, dtype=_time_dtype(device), device=device)
     options: dict[str, Any] = {"norm": motion_norm, "dtype": _time_dtype(device), "max_num_steps": max_steps}
     if kts.jumps and at_tau:
-        return options | {"step_t": torch.tensor([1.0]).double(), "jump_t": torch.tensor(at_tau).double()}
-    return options | {"step_t": torch.tensor([*at_tau, 1.0], dtype=torch.float64)}
+        return options | {"step_t": wide([1.0]), "jump_t": wide(at_tau)}
+    return options | {"step_t": wide([*at_tau, 1.0])}
 
 
 def _trajectory(field: _FixedField, times: Tensor, at_tau: State, at_end: State) -> Trajectory:

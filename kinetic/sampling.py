@@ -109,8 +109,8 @@ def renoise(
     """Distance from samples `x` [B, ...] to where they end after going back to time `t` with fresh noise -> [B].
 
     The mean Euclidean distance of `repeats`; small means that the network leads everything nearby to `x`, as it does
-    with images it has memorised, so it needs no training data. Follows the sampler's method and guidance, unshaped and
-    with equal steps of its mean size: the cost is `repeats (1 - t)` of drawing the samples. Noise depends on the seed alone.
+    with images it has memorised, so it needs no training data. Follows the sampler's method and guidance, unshaped,
+    with equal steps of its mean size, at `repeats (1 - t)` of the cost of a sample. Noise depends on the seed alone.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
