@@ -3,16 +3,12 @@
 python benchmarks/neighbors.py FOLDER --queries 2000 --reference 50000 --rounds 3
 
 FOLDER holds CIFAR-10 as tar shards (train-*.tar.gz and test-*.tar.gz with NNNNNN.jpg); else the images are random.
-Times are medians over rounds that interleave the contestants; peak memory is of the whole process, in a process each.
+Times are medians over rounds that interleave the contestants. With --peak, memory is measured in place of time.
 """
 
 import argparse
 import io
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -79,16 +75,19 @@ def clock(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def child(args: argparse.Namespace) -> None:
-    """Print, as JSON, the peak memory in MB with the data alone and with one search (`--peak`)."""
-    queries, reference = load(args.folder, args.queries, args.reference)
-    product(queries[:64], reference[:64])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak) of this process in MB; Linux only."""
     status = Path("/proc/self/status").read_text().splitlines()
-    with_data = int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
+    return int(next(line for line in status if line.startswith(field)).split()[1]) / 1024
+
+
+def report_peak(queries: Tensor, reference: Tensor) -> None:
+    """Print the memory that indexing and searching take beyond what the process held before."""
+    product(queries[:64], reference[:64])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
     nearest(queries, ReferenceIndex.build(reference))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"data": with_data, "load_peak": before, "peak": after}))
+    print(f"memory beyond the data: {resident('VmHWM') - before:.0f} MB")
 
 
 def main() -> None:
@@ -101,12 +100,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-cdist", action="store_true")
-    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", action="store_true", help="measure memory (CPU, Linux) and not time")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.peak:
-        return child(args)
     queries, reference = (x.to(args.device) for x in load(args.folder, args.queries, args.reference))
+    if args.peak:
+        return report_peak(queries, reference)
     start = time.perf_counter()
     index = ReferenceIndex.build(reference)
     print(f"index: {time.perf_counter() - start:.2f} s once, {index.distinct} distinct, {index.duplicates} duplicates")
@@ -125,10 +124,6 @@ def main() -> None:
     for name, seconds in times.items():
         middle = statistics.median(seconds)
         print(f"{name:15s} {middle:8.3f} s  {bare / middle:5.3f} of the product's throughput  {seconds}")
-    if args.device == "cpu":
-        command = [sys.executable, *sys.argv, "--peak"]
-        peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"memory beyond the data: {peak['peak'] - peak['data']:.0f} MB (loading took {peak['load_peak']:.0f} MB)")
 
 
 if __name__ == "__main__":

@@ -117,13 +117,15 @@ def _survey(source: Source, flip: bool, device: torch.device) -> dict[str, Any]:
             shape, center = images.shape[1:], images.flatten(1).to(device).float().mean(0)
         if images.shape[1:] != shape:
             raise ValueError(f"reference images differ in shape: {tuple(shape)} and {tuple(images.shape[1:])}")
-        for part in chunks(len(images), max(1, BUDGET // (16 * max(shape.numel(), 1)))):
+        for part in chunks(len(images), max(1, BUDGET // (64 * max(shape.numel(), 1)))):
             block = images[part].to(device).flatten(1)
-            if not bool((finite := block.isfinite().all(1).cpu()).all()):
-                raise ValueError(f"reference image {int(numbers[part][~finite][0])} is not finite")
+            least, most = (float(value) for value in block.aminmax())  # NaN wherever there is one
+            if not (math.isfinite(least) and math.isfinite(most)):
+                bad = ~block.isfinite().all(1).cpu()
+                raise ValueError(f"reference image {int(numbers[part][bad][0])} is not finite")
+            low, high = min(low, least), max(high, most)
             norms.append((block.double() - center.double()).square().sum(1).div(2).float())
             largest = max(largest, float(torch.linalg.vector_norm(wide(block), dim=1).max()))
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
             keys.extend(_keys(block, shape, flip))
         ids.append(numbers)
     if not ids:
