@@ -1,0 +1,130 @@
+"""One training step of a network: the CIFAR-10 UNet against torchcfm's own, or SiT-B/2 alone.
+
+    uv run --group bench benchmarks/unet_step.py [--device cuda] [--bf16] [--compile] [--model sit-b2]
+
+Steps of the two networks alternate in one process, with the same weights, batch and optimizer; the figure is the
+median over the pairs of ours divided by theirs, so that a machine that is busy for a while is busy for both.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kinetic.nn import DiT, UNet
+
+Step = Callable[[], None]
+
+
+def torchcfm_unet() -> nn.Module:
+    """Build torchcfm's CIFAR-10 network, without importing the rest of that package."""
+    found = importlib.util.find_spec("torchcfm")
+    if found is None or not found.submodule_search_locations:
+        sys.exit("torchcfm is not installed: uv run --group bench benchmarks/unet_step.py")
+    package = types.ModuleType("torchcfm")
+    package.__path__ = [str(Path(place)) for place in found.submodule_search_locations]
+    sys.modules["torchcfm"] = package
+    from torchcfm.models.unet.unet import UNetModelWrapper  # type: ignore[import-not-found]
+
+    return UNetModelWrapper(
+        dim=(3, 32, 32),
+        num_channels=128,
+        num_res_blocks=2,
+        channel_mult=[1, 2, 2, 2],
+        num_heads=4,
+        num_head_channels=64,
+        attention_resolutions="16",
+        dropout=0.1,
+    )
+
+
+def training_step(net: nn.Module, call: Callable[[], Tensor], target: Tensor, bf16: bool) -> Step:
+    """Return a function that runs forward, backward, clipping and Adam once, and waits for the device."""
+    optimizer = torch.optim.Adam(net.parameters(), 2e-4)
+
+    def step() -> None:
+        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16):
+            out = call()
+        loss = (out.float() - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        if target.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def steps(args: argparse.Namespace) -> dict[str, Step]:
+    """Build what is timed, by name."""
+    torch.manual_seed(0)
+    nets: dict[str, nn.Module]
+    if args.model == "unet":
+        nets = {"ours": UNet(dropout=0.1), "theirs": torchcfm_unet()}
+        nets["theirs"].load_state_dict(nets["ours"].state_dict())
+    else:
+        nets = {"ours": DiT(size="B", patch_size=2, num_classes=1000, learn_sigma=True)}
+    ours = nets["ours"]
+    x = torch.randn(args.batch, *ours.sample_shape, device=args.device)
+    t, target = torch.rand(args.batch, device=args.device), torch.randn_like(x)
+    labels = None if ours.num_classes is None else torch.arange(args.batch, device=args.device) % 1000
+    made = {}
+    for name, net in nets.items():
+        net.to(args.device).train()
+        if args.compile:
+            net.compile()
+        call = partial(net, x, t, labels) if name == "ours" else partial(net, t, x)
+        made[name] = training_step(net, call, target, args.bf16)
+    return made
+
+
+def measure(made: dict[str, Step], warmup: int, rounds: int) -> dict[str, list[float]]:
+    """Time the steps in turn, seconds each, the order swapped from round to round."""
+    times: dict[str, list[float]] = {name: [] for name in made}
+    for turn in range(warmup + rounds):
+        for name in sorted(made, reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            made[name]()
+            if turn >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["unet", "sit-b2"], default="unet")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="run the networks under bf16 autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=3)
+    args = parser.parse_args()
+    times = measure(steps(args), args.warmup, args.rounds)
+    precision = "bf16 autocast" if args.bf16 else "fp32"
+    compiled = "compiled" if args.compile else "eager"
+    print(
+        f"{args.model}, batch {args.batch}, {args.device}, {precision}, {compiled}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads; {args.rounds} interleaved steps after {args.warmup} of warm-up"
+    )
+    for name, seconds in times.items():
+        middle = statistics.median(seconds)
+        print(f"{name:>7}: median {1e3 * middle:9.2f} ms a step, {args.batch / middle:8.1f} images/s")
+    if "theirs" in times:
+        ratios = sorted(a / b for a, b in zip(times["ours"], times["theirs"], strict=True))
+        low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+        print(f"  ratio: median {statistics.median(ratios):.3f} (quartiles {low:.3f} to {high:.3f}), ours / theirs")
+
+
+if __name__ == "__main__":
+    main()
