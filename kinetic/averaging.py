@@ -48,7 +48,7 @@ class AveragedNetwork(nn.Module):
         """Take one averaging step towards `network`, whose parameters have the same names and shapes."""
         n = int(self.updates) + 1
         weight = 1 - min(self.decay, (1 + n) / (10 + n))
-        ours = list(self.network.parameters())
+        ours: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(ours, [p.detach().float() for p in network.parameters()], weight)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)

@@ -179,10 +179,15 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietW
         group=folder.name,
         **({"id": known["id"], "resume": "allow"} if resumable and known else {}),
     )
-    if rank_zero_only.rank == 0:
+    if is_rank_zero():
         logger._guarded(lambda: _remember(memory, logger, chosen))
     notice = f"W&B logs offline ({reason}); to upload later: wandb sync {folder}/wandb/offline-*" if reason else None
     return logger, notice
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the first, as far as Lightning knows."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _remember(memory: Path, logger: QuietWandb, mode: str) -> None:

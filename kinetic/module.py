@@ -92,7 +92,7 @@ class FlowMatching(LightningModule):
         self.save_hyperparameters(plain, logger=False)
         self.net = network if isinstance(network, nn.Module) else _build(network, base=nn.Module)
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
         self.path = affine_path(path)
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
@@ -141,7 +141,7 @@ class FlowMatching(LightningModule):
         x1 = batch["x"].float()
         t = draw_times(len(x1), rng, kind=self.times, mean=self.time_mean, std=self.time_std)
         labels = self._labels(batch)
-        if labels is not None and self.label_dropout > 0:
+        if labels is not None and self.num_classes is not None and self.label_dropout > 0:
             labels = drop_labels(labels, self.label_dropout, self.num_classes, rng)
         loss = self._errors(self.net, x0, x1, t, labels).mean()
         if not torch.isfinite(loss):
@@ -171,14 +171,14 @@ class FlowMatching(LightningModule):
         state["nonfinite"] = {"step": step, "loss": float(loss), "times": times, "ids": ids}
         self.trainer.strategy.checkpoint_io.save_checkpoint(state, target)
         raise NonFiniteLoss(
-            f"the loss is {float(loss)} at step {step} (times {times[:4]}..., samples {ids[:4]}...); the weights before "
-            f"the step, all times and all samples are in {target}; lower the learning rate or clip gradients "
+            f"the loss is {float(loss)} at step {step} (times {times[:4]}..., samples {ids[:4]}...); the weights "
+            f"before it, all times and all samples are in {target}; lower the learning rate or clip gradients "
             "(--trainer.gradient_clip_val 1), then --resume"
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient before clipping, at the steps that are logged."""
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps", 1) == 0:
             gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
 
@@ -217,7 +217,9 @@ class FlowMatching(LightningModule):
             world=self.trainer.world_size,
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Trajectory | None:
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> Trajectory | None:
         """Loss on held-out images (first loader), or the trajectories of a batch of seeds (second)."""
         if "seeds" in batch:
             return self.draw(batch, self.sampler, precision=self.samples.precision)

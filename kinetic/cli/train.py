@@ -18,7 +18,7 @@ from torch import nn
 
 import kinetic.callbacks
 import kinetic.data
-import kinetic.nn  # noqa: F401 (short class names)
+import kinetic.nn
 from kinetic.callbacks.checkpoints import Checkpoints
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import StopCleanly
@@ -28,7 +28,7 @@ from kinetic.cli.dry_run import dry_run
 from kinetic.cli.noise import quiet
 from kinetic.data import FlowDataModule
 from kinetic.files import write_text
-from kinetic.loggers import MetricsCSV, WandbMode, wandb_logger
+from kinetic.loggers import MetricsCSV, WandbMode, is_rank_zero, wandb_logger
 from kinetic.module import FlowMatching
 from kinetic.runs import CONFIG, LAST, find_run, new_run, point_latest
 
@@ -117,7 +117,7 @@ class TrainCLI(LightningCLI):
             return self.resume.parent.parent
         if FOLDER in os.environ:
             return Path(os.environ[FOLDER])
-        if rank_zero_only.rank != 0 and settings.name is not None:
+        if settings.name is not None and not is_rank_zero():
             return Path(settings.root) / settings.name
         return new_run(Path(settings.root), settings.name, self.stem)
 
@@ -136,7 +136,7 @@ class TrainCLI(LightningCLI):
     def open_folder(self) -> None:
         """Write what the run is: its resolved configuration and the training subset; runs/latest points at it."""
         os.environ[FOLDER] = str(self.folder.resolve())
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         write_text(self.folder / CONFIG, text)
         self.datamodule.setup("fit")
         write_text(self.folder / "subset.txt", "".join(f"{name}\n" for name in self.datamodule.subset_ids))

@@ -3,7 +3,8 @@
 from kinetic.data.base import FlowDataModule
 from kinetic.data.digits import Digits
 from kinetic.data.folders import Folder
+from kinetic.data.shards import Shards
 from kinetic.data.toy import Toy
 from kinetic.data.vision import Vision
 
-__all__ = ["Digits", "FlowDataModule", "Folder", "Toy", "Vision"]
+__all__ = ["Digits", "FlowDataModule", "Folder", "Shards", "Toy", "Vision"]

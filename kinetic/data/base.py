@@ -85,7 +85,7 @@ class FlowDataModule(LightningDataModule):
             return
         source = self.load()
         pool, total = source.train, len(source.train)
-        if self.flip and len(pool.shape) != 3:
+        if self.flip and not pool.pictures:
             raise ValueError(f"flip=True but {self.name} has no pictures to mirror: pass flip=False")
         spare = 0 if source.test is not None else min(self.num_val, total // 2)
         wanted = total - spare if self.num_train is None else self.num_train
@@ -98,7 +98,7 @@ class FlowDataModule(LightningDataModule):
         self.subset_ids = [pool.ids[i] for i in self._subset.tolist()]
         self.shape, self.num_classes, self.class_names = pool.shape, source.num_classes, source.class_names
         self._training = CachedPool(pool, self._subset) if self._cached(pool) else pool
-        self._source = source
+        self._source, self._source_pool = source, pool
 
     def train_loader(self, *, rank: int = 0, world: int = 1, accumulate: int = 1, limit: float = 1.0) -> TrainLoader:
         """Make the loader of one rank; `limit` is the trainer's `limit_train_batches`."""
@@ -187,6 +187,17 @@ class FlowDataModule(LightningDataModule):
         self.setup()
         return len(self._rest)
 
+    def splits(self) -> list[tuple[str, Pool, Tensor]]:
+        """What there is to copy: ("train", pool, ascending indices) and, if the data set comes with one, ("test", ...).
+
+        The training images are the subset where there is a `num_train`, else all of them.
+        """
+        self.setup()
+        if self._held is not self._source_pool:
+            return [("train", self._training, self._subset), ("test", self._held, torch.arange(len(self._held)))]
+        everything = torch.arange(len(self._held))
+        return [("train", self._training, self._subset if self.num_train is not None else everything)]
+
     @staticmethod
     def _exact(pool: Pool, indices: Tensor, chunk: int) -> Iterator[tuple[Tensor, slice]]:
         done = 0
@@ -204,5 +215,5 @@ class FlowDataModule(LightningDataModule):
         )
 
     def _cached(self, pool: Pool) -> bool:
-        small = len(self._subset) * math.prod(pool.shape) < CACHE_BYTES
+        small = len(self._subset) * math.prod(pool.shape) * (1 if pool.pictures else 4) < CACHE_BYTES
         return not pool.in_memory and (small if self.cache is None else self.cache)

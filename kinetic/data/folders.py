@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.images import read_image

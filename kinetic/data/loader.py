@@ -54,8 +54,9 @@ class TrainLoader:
 class ValLoader:
     """Yield held-out images in a fixed order; rank r of W takes images r, r + W, ... with no padding and no repeats.
 
-    A batch also has "index", int64 [B], the place of each image among all. Every rank has the same number of batches. Their sizes differ by at most one image, so a rank's batch is empty,
-    [0, ...], only where there are fewer images than ranks: weight means by the true counts.
+    A batch also has "index", int64 [B], the place of each image among all. Every rank has the same number of batches.
+    Their sizes differ by at most one image, so a rank's batch is empty, [0, ...], only where there are fewer images
+    than ranks: weight means by the true counts.
     """
 
     def __init__(self, pool: Pool, indices: Tensor, *, batch: int, rank: int = 0, world: int = 1) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from kinetic.data.pixels import from_uint8
 from kinetic.tensors import chunks, generator
@@ -61,6 +61,7 @@ class Pool(ABC):
     labels: Tensor | None  # int64 [N]
     shape: tuple[int, ...]  # of one image as the network sees it: (C, H, W) or (D,)
     in_memory = False
+    pictures = True  # whether images can be mirrored
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,6 +93,7 @@ class ArrayPool(Pool):
     def __init__(self, images: Tensor, *, ids: Sequence[str], labels: Tensor | None = None) -> None:
         self.images, self.ids, self.labels = images, ids, labels
         self.shape = tuple(to_float(images[:1]).shape[1:])
+        self.pictures = images.dtype == torch.uint8
 
     def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Index the array."""
@@ -110,7 +112,7 @@ class CachedPool(Pool):
 
     def __init__(self, pool: Pool, indices: Tensor) -> None:
         self.pool, self.indices = pool, indices
-        self.ids, self.labels, self.shape = pool.ids, pool.labels, pool.shape
+        self.ids, self.labels, self.shape, self.pictures = pool.ids, pool.labels, pool.shape, pool.pictures
         self._raw: Tensor | None = None
 
     def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -114,7 +114,7 @@ def _survey(source: Source, flip: bool, device: torch.device) -> dict[str, Any]:
     keys: list[str] = []
     for images, numbers in _read(source):
         if not ids:
-            shape, center = images.shape[1:], images.flatten(1).to(device).float().mean(0)
+            shape, center = images.shape[1:], images[:4096].to(device).flatten(1).float().mean(0)
         if images.shape[1:] != shape:
             raise ValueError(f"reference images differ in shape: {tuple(shape)} and {tuple(images.shape[1:])}")
         for part in chunks(len(images), max(1, BUDGET // (64 * max(shape.numel(), 1)))):

@@ -1,0 +1,39 @@
+"""A callback that writes down what one rank saw, for the tests of several processes."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+
+class Probe(Callback):
+    """Writes probe-RANK.json: what every training batch held, the seeds of every validation, the final weights."""
+
+    def __init__(self):
+        self.seen = {"ids": [], "times": [], "noise": [], "seeds": []}
+
+    def on_fit_start(self, trainer, module):
+        original = module._errors
+
+        def noted(net, x0, x1, t, labels):
+            if net is module.net:
+                self.seen["times"].append([float(v) for v in t])
+                self.seen["noise"].append(float(x0.flatten()[0]))
+            return original(net, x0, x1, t, labels)
+
+        module._errors = noted
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen["ids"].append(batch["ids"])
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        if "seeds" in batch:
+            self.seen["seeds"].extend(zip(batch["seeds"].tolist(), outputs.energy.tolist(), strict=True))
+
+    def on_train_end(self, trainer, module):
+        digest = hashlib.sha256()
+        for value in module.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        self.seen["weights"] = digest.hexdigest()
+        Path(f"probe-{trainer.global_rank}.json").write_text(json.dumps(self.seen))
