@@ -1,0 +1,257 @@
+"""Shards: webdataset tars, streamed. Training streams go on for ever; exact passes see every image once."""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from kinetic.data.base import FlowDataModule
+from kinetic.data.pools import ORDER, Plan, Pool, Source, stacked, to_float
+from kinetic.data.samples import Decoder, Index, index_shards
+from kinetic.data.tars import DamagedShard, Shard, find_shards, read_samples
+from kinetic.tensors import generator, seed_from
+
+Item = tuple[int, str, dict[str, bytes]]  # pool index, id, bytes by kind
+
+
+class ShardPool(Pool):
+    """Samples of tars, read from front to back by `workers` processes that mix `shuffle` of them in a buffer."""
+
+    def __init__(
+        self, index: Index, decoder: Decoder, *, workers: int = 0, shuffle: int = 2000, skip_bad: bool = False
+    ) -> None:
+        """Serve the samples of `index`; the first one says what shape all of them have."""
+        self.index, self.decoder, self.workers = index, decoder, workers
+        self.shuffle, self.skip_bad = shuffle, skip_bad
+        self.ids, self.labels = index.ids, index.labels
+        self.starts = [0]
+        for keys in index.keys:
+            self.starts.append(self.starts[-1] + len(keys))
+        full = next(s for s, keys in enumerate(index.keys) if keys)
+        _, name, sample = next(self.samples(full))
+        first = decoder(name, sample)
+        self.decoder = replace(decoder, shape=tuple(first.shape))
+        self.pictures = first.dtype == torch.uint8
+        self.shape = tuple(to_float(first.unsqueeze(0)).shape[1:])
+
+    def samples(self, shard: int) -> Iterator[Item]:
+        """Read one shard: what its index lists, in the order of the tar."""
+        place = {key: self.starts[shard] + n for n, key in enumerate(self.index.keys[shard])}
+        try:
+            for key, sample in read_samples(self.index.shards[shard]):
+                where = place.pop(key, None)
+                if where is not None:
+                    yield where, self.ids[where], sample
+        except DamagedShard:
+            if not self.skip_bad:
+                raise
+        if place:
+            url = self.index.shards[shard].url
+            raise ValueError(f"shard {url} no longer holds sample {next(iter(place))}: write it and its manifest again")
+
+    def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Read the shards that hold `indices` one after another; each image is decoded once and in order."""
+        yield from stacked(self._exact(indices), size)
+
+    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Stream the batches of one epoch; a share of the shards for each rank and worker."""
+        workers = self._useful_workers(plan)
+        stream = TrainStream(self, plan, start, stop)
+        # batches come from the workers in turn; the generator keeps the network's random state out of it
+        for item in DataLoader(stream, batch_size=None, num_workers=workers, generator=torch.Generator()):
+            if isinstance(item, str):
+                raise ValueError(item)
+            yield item
+
+    def wanted(self, plan: Plan) -> Tensor:
+        """How many images of the training subset each shard holds, int64 [S]."""
+        ends = torch.tensor(self.starts[1:])
+        return torch.bincount(torch.searchsorted(ends, plan.subset, right=True), minlength=len(ends))
+
+    def _exact(self, indices: Tensor) -> Iterator[Tensor]:
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask[indices] = True
+        for shard in range(len(self.index.shards)):
+            part = mask[self.starts[shard] : self.starts[shard + 1]].tolist()
+            if not any(part):
+                continue
+            ready: dict[int, Tensor] = {}  # a tar may hold its samples in another order than the index
+            due = iter([self.starts[shard] + n for n, wanted in enumerate(part) if wanted])
+            following = next(due)
+            for where, name, sample in self.samples(shard):
+                if part[where - self.starts[shard]]:
+                    ready[where] = self.decoder(name, sample)
+                while following in ready:
+                    yield ready.pop(following)
+                    following = next(due, -1)
+
+    def _useful_workers(self, plan: Plan) -> int:
+        shards = int((self.wanted(plan) > 0).sum())
+        most = max(shards // plan.world, 1)
+        if self.workers > most:
+            rank_zero_warn(
+                f"{shards} shards do not go round {plan.world} devices x {self.workers} workers:"
+                f" using {most} a device; write more shards to use them all"
+            )
+        return min(self.workers, most)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one stream of an epoch reads: whole `shards`, or of a single one every `parts`-th sample from `part` on."""
+
+    shards: list[int]
+    part: int = 0
+    parts: int = 1
+
+
+def share(wanted: Tensor, *, seed: int, epoch: int, stream: int, streams: int) -> Share:
+    """Deal the shards of an epoch out to `streams`; `wanted` [S] counts the training images in each.
+
+    The order is a function of (seed, epoch). No two streams get the same sample, unless a shard holds fewer than it
+    has streams: then they all get everything.
+    """
+    shuffled = torch.randperm(len(wanted), generator=generator(seed, ORDER, epoch)).tolist()
+    order = [s for s in shuffled if wanted[s] > 0]
+    if len(order) >= streams:
+        return Share(order[stream::streams])
+    shard = stream % len(order)
+    parts = len(range(shard, streams, len(order)))
+    if int(wanted[order[shard]]) < parts:
+        return Share(order)
+    return Share([order[shard]], stream // len(order), parts)
+
+
+class TrainStream(IterableDataset[tuple[Tensor, Tensor] | str]):
+    """Batches `start` to `stop` of an epoch, from its beginning: those before `start` are read past and not decoded."""
+
+    def __init__(self, pool: ShardPool, plan: Plan, start: int, stop: int) -> None:
+        self.pool, self.plan, self.start, self.stop = pool, plan, start, stop
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | str]:
+        """Yield (raw images, pool indices), or at last the message of an error."""
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        plan = self.plan
+        first = self.start - self.start % plan.per_epoch
+        turn = (worker + self.start - first) % workers  # so that worker 0 gives the batch `start`
+        stream = plan.rank * workers + turn
+        try:
+            items = self._items(self.start // plan.per_epoch, stream, plan.world * workers)
+            for number in range(first + turn, self.stop, workers):
+                batch = list(islice(items, plan.batch))
+                if number >= self.start:
+                    images = [self.pool.decoder(name, sample) for _, name, sample in batch]
+                    yield torch.stack(images), torch.tensor([where for where, _, _ in batch])
+        except ValueError as error:
+            yield str(error)
+
+    def _items(self, epoch: int, stream: int, streams: int) -> Iterator[Item]:
+        seed = self.plan.seed
+        mine = share(self.pool.wanted(self.plan), seed=seed, epoch=epoch, stream=stream, streams=streams)
+        chosen = torch.zeros(len(self.pool), dtype=torch.bool)
+        chosen[self.plan.subset] = True
+        for cycle in count():
+            rng = random.Random(seed_from(seed, epoch, stream, cycle))
+            items = (item for s in mine.shards for item in self.pool.samples(s) if chosen[item[0]])
+            yield from shuffled(islice(items, mine.part, None, mine.parts), self.pool.shuffle, rng)
+
+
+def shuffled(items: Iterable[Item], size: int, rng: random.Random) -> Iterator[Item]:
+    """Mix a stream by way of a buffer of `size` items: every item comes out once."""
+    buffer: list[Item] = []
+    for item in items:
+        if len(buffer) < size:
+            buffer.append(item)
+            continue
+        place = int(rng.random() * size)
+        yield buffer[place]
+        buffer[place] = item
+    rng.shuffle(buffer)
+    yield from buffer
+
+
+class Shards(FlowDataModule):
+    """Webdataset tars of jpg, png or webp pictures or npy latents, with classes in `.cls` or `.json`.
+
+    An id is `shard/key`, the shard without its folder and extension.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: str | list[str],
+        test: str | list[str] | None = None,
+        num_classes: int | None = None,
+        label_key: str = "label",
+        scale: float = 1.0,
+        shuffle: int = 2000,
+        skip_bad: bool = False,
+        **common: Any,
+    ) -> None:
+        """Say which shards.
+
+        Args:
+            train: tars, gzipped or not: paths, folders, globs, brace patterns, URLs, or `pipe:` and a command.
+            test: the same for held-out images; without it, the tars in a folder `train` whose names begin with test
+                or val, and if there are none a part of the training images.
+            num_classes: how many classes there are (by default the manifest's, or the largest label and one).
+            label_key: where a `.json` has the class.
+            scale: what npy latents are multiplied by.
+            shuffle: samples that each stream mixes in memory, still encoded.
+            skip_bad: read everything at the start, leave out cut-off ends and bad images, and say how many.
+            common: see FlowDataModule.
+        """
+        super().__init__(**common)
+        if shuffle < 1:
+            raise ValueError(f"shuffle={shuffle} is too small: pass 1 (no mixing within shards) or more")
+        self.train, self.test, self.labels, self.label_key = train, test, num_classes, label_key
+        self.scale, self.shuffle, self.skip_bad = scale, shuffle, skip_bad
+        self.name = train if isinstance(train, str) else " ".join(train)
+
+    def load(self) -> Source:
+        """List the samples: at once where there is a manifest, else by reading all shards through."""
+        shards = find_shards(self.train)
+        held = [] if self.test is None else find_shards(self.test)
+        if self.test is None and isinstance(self.train, str) and Path(self.train).is_dir():
+            held = [s for s in shards if s.name.lower().startswith(("test", "val"))]
+            held = [] if len(held) == len(shards) else held
+            shards = [s for s in shards if s not in held]
+        train = self._pool(shards, None)
+        test = self._pool(held, train) if held else None
+        known = self.labels or train.index.num_classes
+        if train.labels is None:
+            return Source(train, test)
+        classes = known or int(train.labels.max()) + 1
+        for pool in (train, test):
+            check_labels(pool, classes)
+        return Source(train, test, classes, train.index.class_names)
+
+    def _pool(self, shards: list[Shard], like: ShardPool | None) -> ShardPool:
+        decoder = Decoder(channels=1 if self.grayscale else None, size=self.size, scale=self.scale)
+        decoder = decoder if like is None else like.decoder
+        index = index_shards(shards, label_key=self.label_key, decoder=decoder, skip_bad=self.skip_bad)
+        decoder = replace(decoder, channels=decoder.channels or index.channels)
+        pool = ShardPool(index, decoder, workers=self.num_workers, shuffle=self.shuffle, skip_bad=self.skip_bad)
+        if not pool.pictures and (self.grayscale or self.size is not None):
+            raise ValueError(f"{self.name} holds latents, not pictures: leave out size and grayscale")
+        return pool
+
+
+def check_labels(pool: ShardPool | None, classes: int) -> None:
+    """Refuse labels outside 0 to `classes` - 1."""
+    if pool is None or pool.labels is None:
+        return
+    outside = ((pool.labels < 0) | (pool.labels >= classes)).nonzero().flatten().tolist()
+    if outside:
+        raise ValueError(
+            f"sample {pool.ids[outside[0]]} has label {int(pool.labels[outside[0]])}, outside 0 to {classes - 1}:"
+            f" mend it or pass num_classes of {int(pool.labels.max()) + 1} or more"
+        )

@@ -1,0 +1,151 @@
+"""Write any data set as shards: tars with equal bytes for equal images, and a manifest."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from kinetic.data.base import FlowDataModule
+from kinetic.data.digits import Digits
+from kinetic.data.folders import Folder
+from kinetic.data.manifest import FILE, Entry, Manifest
+from kinetic.data.pools import Pool
+from kinetic.data.shards import Shards
+from kinetic.data.tars import SUFFIXES, is_remote
+from kinetic.data.vision import DATASETS, Vision
+from kinetic.tensors import chunks
+
+Format = Literal["png", "jpg", "webp"]
+OPTIONS: dict[str, dict[str, object]] = {
+    "png": {"format": "PNG"},
+    "jpg": {"format": "JPEG", "quality": 95},
+    "webp": {"format": "WEBP", "lossless": True},
+}
+
+
+def source(spec: str, *, root: str = "data", size: int | None = None, grayscale: bool = False) -> FlowDataModule:
+    """Open a data set by its name (digits, cifar10, ...), a folder of images, or a shard pattern.
+
+    `root` is where torchvision's data sets lie; `size` and `grayscale` are those of FlowDataModule.
+    """
+    common: dict[str, Any] = {"size": size, "grayscale": grayscale}
+    if spec == "digits":
+        return Digits(**common)
+    if spec in DATASETS:
+        return Vision(dataset=cast(Any, spec), root=root, **common)
+    path = Path(spec)
+    if is_remote(spec) or ".tar" in spec or ".tgz" in spec or (path.is_dir() and any(map(is_tar, path.iterdir()))):
+        return Shards(train=spec, **common)
+    if path.is_dir():
+        return Folder(path=spec, **common)
+    names = ", ".join(("digits", *DATASETS))
+    raise ValueError(f"{spec} is no data set ({names}), no folder that exists and no shard pattern (*.tar): pass one")
+
+
+def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000, format: Format = "png") -> Manifest:
+    """Write the training images of `data`, and its test split where it has one, to OUT/{train,test}-NNNNN.tar.
+
+    Pictures become `format` (png and webp keep every pixel), points and latents npy; keys are running numbers. The
+    same images give the same bytes. Nothing appears under its name before all is written, `manifest.json` last.
+    """
+    if per_shard < 1:
+        raise ValueError(f"per_shard={per_shard} is too small: pass 1 or more")
+    if format not in OPTIONS:
+        raise ValueError(f"format={format!r} is unknown: choose one of {', '.join(OPTIONS)}")
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: pass a folder to write to")
+    taken = sorted(p.name for p in folder.glob("*") if is_tar(p) or p.name == FILE)
+    if taken:
+        raise ValueError(f"{folder} already holds shards ({taken[0]}): pass another folder, or remove them first")
+    splits = data.splits()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial: list[Path] = []
+    try:
+        with tqdm(total=sum(len(i) for _, _, i in splits), desc="writing shards", unit="img", disable=None) as bar:
+            entries = [
+                e for split in splits for e in write_split(folder, *split, per_shard, format, partial, bar.update)
+            ]
+        content = Manifest(
+            sum(e.count for e in entries), data.shape, data.num_classes, data.class_names, tuple(entries)
+        )
+        partial.append(folder / f".{FILE}.partial")
+        partial[-1].write_text(content.dumps(), encoding="utf-8")
+        for path in partial:
+            path.replace(folder / path.name.removeprefix(".").removesuffix(".partial"))
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+    return content
+
+
+def write_split(
+    folder: Path,
+    split: str,
+    pool: Pool,
+    indices: Tensor,
+    per_shard: int,
+    format: Format,
+    partial: list[Path],
+    progress: Callable[[], object],
+) -> Iterator[Entry]:
+    """Write the images at `indices` [n] of a pool, ascending, to partial files, which are added to `partial`."""
+    images = (image for chunk in pool.chunks(indices, 256) for image in chunk)
+    labels = None if pool.labels is None else pool.labels[indices].tolist()
+    for number, part in enumerate(chunks(len(indices), per_shard)):
+        name = f"{split}-{number:05d}.tar"
+        partial.append(folder / f".{name}.partial")
+        keys = [f"{i:08d}" for i in range(part.start, part.stop)]
+        classes = None if labels is None else labels[part]
+        with partial[-1].open("wb") as file:
+            written = HashingWriter(file)
+            with tarfile.open(fileobj=cast(Any, written), mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+                for n, (key, image) in enumerate(zip(keys, images, strict=False)):
+                    add(tar, *encode(key, image, format))
+                    if classes is not None:
+                        add(tar, f"{key}.cls", str(classes[n]).encode())
+                    progress()
+        yield Entry(name, len(keys), written.size, written.digest.hexdigest(), keys, classes)
+
+
+def encode(key: str, image: Tensor, format: Format) -> tuple[str, bytes]:
+    """Turn a raw image to a file name and its content."""
+    buffer = io.BytesIO()
+    if image.dtype != torch.uint8:
+        np.save(buffer, image.numpy(), allow_pickle=False)
+        return f"{key}.npy", buffer.getvalue()
+    Image.fromarray(image.squeeze(-1).numpy()).save(buffer, **cast(Any, OPTIONS[format]))
+    return f"{key}.{format}", buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file with no date and no owner."""
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file looks like a shard by its name."""
+    return path.name.endswith(SUFFIXES)
+
+
+class HashingWriter:
+    """A binary file that is written to, with the checksum and the number of the bytes so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`."""
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)
