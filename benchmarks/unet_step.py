@@ -67,13 +67,14 @@ def training_step(net: nn.Module, call: Callable[[], Tensor], target: Tensor, bf
 def steps(args: argparse.Namespace) -> dict[str, Step]:
     """Build what is timed, by name."""
     torch.manual_seed(0)
-    nets: dict[str, nn.Module]
+    ours: UNet | DiT
     if args.model == "unet":
-        nets = {"ours": UNet(dropout=0.1), "theirs": torchcfm_unet()}
-        nets["theirs"].load_state_dict(nets["ours"].state_dict())
+        ours = UNet(dropout=0.1)
+        nets: dict[str, nn.Module] = {"ours": ours, "theirs": torchcfm_unet()}
+        nets["theirs"].load_state_dict(ours.state_dict())
     else:
-        nets = {"ours": DiT(size="B", patch_size=2, num_classes=1000, learn_sigma=True)}
-    ours = nets["ours"]
+        ours = DiT(size="B", patch_size=2, num_classes=1000, learn_sigma=True)
+        nets = {"ours": ours}
     x = torch.randn(args.batch, *ours.sample_shape, device=args.device)
     t, target = torch.rand(args.batch, device=args.device), torch.randn_like(x)
     labels = None if ours.num_classes is None else torch.arange(args.batch, device=args.device) % 1000
