@@ -1,0 +1,86 @@
+"""The measurements of one run folder, each file read once, when it is first asked for."""
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kinetic.plots import Curve
+from kinetic.report.sources import (
+    Metrics,
+    Table,
+    Unavailable,
+    by_step,
+    number,
+    read_json,
+    read_rows,
+    read_table,
+    reading,
+    setting,
+)
+
+
+class Run:
+    """The files of one run folder, each read once, when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def kpe(self) -> Table:
+        """One row per validation sample with its energies."""
+        return read_table(self.folder / "kpe.parquet", ("step", "energy"))
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The rows of metrics.csv."""
+        return Metrics(read_rows(self.folder / "metrics.csv", ("step",)))
+
+    @cached_property
+    def memorization(self) -> Table:
+        """One row per validation sample with its distances to the training set."""
+        return read_table(self.folder / "memorization.parquet", ("step", "seed", "ratio", "copied"))
+
+    @cached_property
+    def config_text(self) -> str:
+        """The settings as they were written."""
+        return reading(self.folder / "config.yaml", lambda file: file.read_text(encoding="utf-8", errors="replace"))
+
+    def setting(self, key: str, default: float) -> float:
+        """A number from anywhere in the settings, or `default`."""
+        try:
+            found = number(setting(yaml.safe_load(self.config_text), key))
+        except (Unavailable, yaml.YAMLError):
+            return default
+        return found if math.isfinite(found) else default
+
+    @cached_property
+    def f_mem(self) -> Curve:
+        """F_mem by step: fractions from the samples' rows, intervals from metrics.csv where it has them."""
+        try:
+            metrics = self.metrics
+        except Unavailable:
+            metrics = Metrics([])
+        values = metrics.series("memorization/f_mem")
+        if not values:
+            values = {step: float(np.mean(c > 0)) for step, c in by_step(self.memorization, "copied").items()}
+        bounds = [metrics.series(f"memorization/{end}") for end in ("low", "high")]
+        low, high = ([bound.get(step, math.nan) for step in values] for bound in bounds)
+        return Curve(list(values), list(values.values()), low, high)
+
+    @cached_property
+    def energies(self) -> Curve:
+        """Mean energy by step with its quartiles."""
+        groups = by_step(self.kpe, "energy")
+        kept = {step: v[np.isfinite(v)] for step, v in groups.items()}
+        kept = {step: v for step, v in kept.items() if v.size}
+        low, high = ([float(np.percentile(v, q)) for v in kept.values()] for q in (25, 75))
+        return Curve(list(kept), [float(v.mean()) for v in kept.values()], low, high)
+
+    @cached_property
+    def onset(self) -> dict[str, Any]:
+        """The content of onset.json."""
+        return read_json(self.folder / "onset.json")

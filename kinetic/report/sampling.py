@@ -1,0 +1,143 @@
+"""The report of a sampling run or a comparison: report.html beside energies.csv, grid.png and sample.yaml."""
+
+import math
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinetic.files import write_text
+from kinetic.plots import energy_ridge, settings_figure
+from kinetic.report.page import Section, chart, paragraph, percent, picture, render, short, table
+from kinetic.report.sources import Unavailable, number, read_picture, read_rows, reading
+from kinetic.report.words import COPY_RULE, finite_mean
+
+_ENERGIES = ("energy", "field_energy", "early", "late", "late_fraction", "final_power", "drift")
+_NAMES = ("energy", "of the field", "early", "late", "late fraction", "final power", "endpoint drift")
+
+
+class Samples:
+    """The files of one folder of samples, each read once, when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def energies(self) -> dict[str, list[dict[str, str]]]:
+        """Rows of energies.csv by setting, in order of appearance; a plain sampling run is one setting, `samples`."""
+        groups: dict[str, list[dict[str, str]]] = {}
+        for row in read_rows(self.folder / "energies.csv", ("seed", "energy")):
+            groups.setdefault(row.get("setting", "samples"), []).append(row)
+        return groups
+
+    @cached_property
+    def compare(self) -> list[dict[str, str]]:
+        """Rows of compare.csv, one per setting."""
+        return read_rows(self.folder / "compare.csv", ("setting",))
+
+
+def write_sampling_report(out_dir: str | Path) -> Path:
+    """Write `out_dir`/report.html from the files that sampling left there and return its path.
+
+    A folder with compare.csv is reported as a comparison of settings. Raises ValueError where `out_dir` is no folder.
+    """
+    folder = Path(out_dir).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"no folder of samples at {out_dir}: draw some first with sample.py")
+    samples = Samples(folder)
+    comparing = (folder / "compare.csv").is_file()
+    compared = (
+        Section("comparison", "Settings side by side", lambda: _comparison(samples)),
+        Section("same-seeds", "The same seeds", lambda: _picture(samples, "compare.png", "Each row one setting")),
+    )
+    parts = (
+        Section("energies", "Energies", lambda: _energies(samples)),
+        Section("images", "Samples", lambda: _picture(samples, "grid.png", "Generated samples")),
+        Section("settings", "Settings", lambda: _settings(samples)),
+    )
+    subtitle = "The same seeds under several settings" if comparing else "Generated samples and their energies"
+    page = render(f"Samples in {folder.name}", subtitle, (*compared, *parts) if comparing else parts)
+    target = folder / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _column(rows: list[dict[str, str]], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([number(row.get(name)) for row in rows])
+
+
+def _comparison(samples: Samples) -> str:
+    rows = samples.compare
+    names = [row["setting"] for row in rows]
+    columns = {name: _column(rows, name) for name in ("energy", "f_mem", "low", "high")}
+    figure = settings_figure(names, columns["energy"], columns["f_mem"], columns["low"], columns["high"])
+    said = "; ".join(
+        f"{name}: F_mem {percent(f)}, mean energy {short(e)}"
+        for name, f, e in zip(names, columns["f_mem"], columns["energy"], strict=True)
+    )
+    return paragraph(COPY_RULE) + chart(figure, "comparison", said) + table(_HEAD, list(map(_row, rows)), _CAPTION)
+
+
+_HEAD = [
+    "setting",
+    "samples",
+    "mean energy",
+    "of the field",
+    "late fraction",
+    "F_mem",
+    "95 % interval",
+    "moved from off",
+]
+_CAPTION = "The same seeds under every setting. Last column: mean distance of the images from those of off, in pixels."
+
+
+def _row(row: dict[str, str]) -> list[str]:
+    low, high = number(row.get("low")), number(row.get("high"))
+    interval = f"{percent(low)} to {percent(high)}" if math.isfinite(low) else "–"
+    energy, field, residual = (short(number(row.get(name))) for name in ("energy", "field_energy", "residual"))
+    shares = [percent(number(row.get(name))) for name in ("late_fraction", "f_mem")]
+    return [row["setting"], row.get("n", "–"), energy, field, *shares, interval, residual]
+
+
+def _energies(samples: Samples) -> str:
+    groups = samples.energies
+    energy = {name: _column(rows, "energy") for name, rows in groups.items()}
+    alt = "; ".join(f"{name}: mean energy {short(finite_mean(values))}" for name, values in energy.items())
+    try:
+        if len(groups) > 1:
+            raise Unavailable("one picture cannot tell the settings apart.")
+        figure = _picture(samples, "energies.png", f"Distribution of energies, and power over time. {alt}", card=True)
+    except Unavailable:
+        figure = chart(energy_ridge(energy, ylabel="setting" if len(groups) > 1 else ""), "energies", alt)
+    rows = [[name, *(_spread(_column(rows, key)) for key in _ENERGIES)] for name, rows in groups.items()]
+    caption = "Mean ± standard deviation over the samples, energies in squared pixel units."
+    return figure + table(["", *_NAMES], rows, caption) + _broken(groups)
+
+
+def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    kept = values[np.isfinite(values)]
+    return f"{short(float(kept.mean()), 3)} ± {short(float(kept.std()), 2)}" if kept.size else "–"
+
+
+def _broken(groups: dict[str, list[dict[str, str]]]) -> str:
+    """Name the seeds whose energy is not finite."""
+    text = ""
+    for name, rows in groups.items():
+        seeds = [row["seed"] for row in rows if not math.isfinite(number(row["energy"]))]
+        if seeds:
+            listed = ", ".join(seeds[:20]) + (" and others" if len(seeds) > 20 else "")
+            text += paragraph(f"{len(seeds)} of {len(rows)} ({name}) did not stay finite: seeds {listed}.")
+    return text
+
+
+def _picture(samples: Samples, name: str, alt: str, *, card: bool = False) -> str:
+    return picture(read_picture(samples.folder / name, 1_500_000), alt, card=card)
+
+
+def _settings(samples: Samples) -> str:
+    text = reading(samples.folder / "sample.yaml", lambda file: file.read_text(encoding="utf-8", errors="replace"))
+    if not text.strip():
+        raise Unavailable("sample.yaml is empty.")
+    return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
