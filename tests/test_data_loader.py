@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from kinetic.data import Digits
+from kinetic.data import Digits, Shards
 from kinetic.data.pools import Plan
+from kinetic.data.writing import write_shards
 
 
 def ids_of(loader: Any, epochs: int) -> list[list[str]]:
@@ -139,7 +140,8 @@ class Kill(Callback):
             raise KeyboardInterrupt
 
 
-def fit(folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any) -> Recorder:
+def fit(folder: Path, *callbacks: Callback, data: Any = None, resume: Path | None = None, **options: Any) -> Recorder:
+    """Train thirteen steps, five to an epoch."""
     net = Recorder()
     options = {"max_steps": 13, "max_epochs": -1, "accumulate_grad_batches": 1} | options
     trainer = Trainer(
@@ -151,9 +153,10 @@ def fit(folder: Path, *callbacks: Callback, resume: Path | None = None, **option
         callbacks=list(callbacks),
         **options,
     )
-    # five steps an epoch
-    data = Digits(batch_size=20, num_train=90, num_val=40, flip=True)
-    trainer.fit(net, data, ckpt_path=resume)
+    trainer.fit(net, data or Digits(batch_size=20, num_train=90, num_val=40, flip=True), ckpt_path=resume)
+    assert trainer.num_training_batches == min(
+        5 * trainer.accumulate_grad_batches, options.get("limit_train_batches", 99)
+    )
     return net
 
 
@@ -189,4 +192,21 @@ def test_a_killed_fit_continues_where_it_stopped(case: str, tmp_path: Path) -> N
     micro = options.get("accumulate_grad_batches", 1)
     assert resumed.seen == straight.seen[saved * micro :]
     assert len(straight.seen) == 13 * micro
+    assert torch.equal(resumed.weight, straight.weight)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_fit_over_streamed_shards_continues_where_it_stopped(tmp_path: Path) -> None:
+    write_shards(Digits(num_train=90), tmp_path / "shards", per_shard=15)
+
+    def run(folder: str, *callbacks: Callback, resume: Path | None = None) -> Recorder:
+        data = Shards(train=str(tmp_path / "shards"), batch_size=20, cache=False, num_workers=2, flip=True)
+        saving = ModelCheckpoint(tmp_path / folder, filename="{step}", save_top_k=-1, every_n_train_steps=3)
+        return fit(tmp_path, saving, *callbacks, data=data, resume=resume)
+
+    straight = run("straight")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run("killed", Kill(8))
+    resumed = run("resumed", resume=tmp_path / "killed" / "step=6.ckpt")
+    assert resumed.seen == straight.seen[6:]
     assert torch.equal(resumed.weight, straight.weight)

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from kinetic.data import Digits, FlowDataModule, Folder, Toy, Vision
+from kinetic.data.folders import list_images
 
 
 def everything(chunks: Any) -> tuple[torch.Tensor, list[int], list[str]]:
@@ -178,6 +179,15 @@ def test_configurations_take_common_options_and_refuse_unknown_ones(name: str) -
         parser.parse_args([f"--data=kinetic.data.{name}", "--data.nonsense=64", *own])
 
 
+def test_patterns_pass_through_the_command_line_as_they_are() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(FlowDataModule, "data")
+    for pattern in ("a/x-{00..03}.tar.gz", "a/*.tar", "pipe:curl -s https://host/a.tar", "[a.tar, b.tar]"):
+        config = parser.parse_args(["--data=kinetic.data.Shards", f"--data.train={pattern}"])
+        expected = ["a.tar", "b.tar"] if pattern.startswith("[") else pattern
+        assert parser.instantiate(config).data.train == expected
+
+
 # Toy
 
 
@@ -314,6 +324,14 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     assert "cow/0.png is of a class" in refusal(path=str(tmp_path / "a"), test_path=str(tmp_path / "b"))
     save(tmp_path / "a" / "x.png", 0)
     assert "x.png is in no class folder" in refusal(path=str(tmp_path / "a"), classes=True)
+
+
+def test_links_are_followed_and_may_go_round(tmp_path: Path) -> None:
+    save(tmp_path / "far" / "1.png", 1)
+    save(tmp_path / "here" / "0.png", 0)
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "here")
+    assert list_images(tmp_path / "here") == ["0.png", "link/1.png"]
 
 
 @pytest.mark.parametrize(("mode", "value"), [("L", 77), ("RGBA", 77), ("P", 51), ("1", 255), ("I;16", 77)])

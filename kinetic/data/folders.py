@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.images import read_image
 from kinetic.data.pools import Plan, Pool, Source, stacked
+from kinetic.data.progress import progress
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = {"train", "test", "val", "valid", "validation"}
@@ -184,11 +184,8 @@ def list_images(root: Path) -> list[str]:
 def decodable(root: Path, ids: list[str], channels: int) -> list[str]:
     """Leave out the files that cannot be decoded, and say how many they were."""
     files = Files(root, ids, channels=channels, size=None)
-    bad = {
-        ids[i]
-        for i in tqdm(range(len(ids)), desc="checking images", disable=None, leave=False)
-        if not is_image(files[i])
-    }
+    checked = progress("checking images", "images", over=range(len(ids)), total=len(ids))
+    bad = {ids[i] for i in checked if not isinstance(files[i], Tensor)}
     if len(bad) == len(ids):
         raise ValueError(
             f"folder {root} holds no image that can be decoded: {len(bad)} cannot, the first is {min(bad)}"
@@ -198,8 +195,3 @@ def decodable(root: Path, ids: list[str], channels: int) -> list[str]:
             f"skipped {len(bad)} of {len(ids)} images in {root} that cannot be decoded, the first: {min(bad)}"
         )
     return [i for i in ids if i not in bad]
-
-
-def is_image(item: Tensor | ValueError) -> bool:
-    """Whether a file could be decoded."""
-    return isinstance(item, Tensor)

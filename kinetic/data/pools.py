@@ -7,9 +7,9 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from kinetic.data.pixels import from_uint8
+from kinetic.data.progress import progress
 from kinetic.tensors import chunks, generator
 
 ORDER, FLIP, SUBSET = 1, 2, 3  # what a generator is for, part of its key
@@ -134,7 +134,7 @@ class CachedPool(Pool):
     def _decoded(self) -> Tensor:
         if self._raw is None:
             total = len(self.indices)
-            with tqdm(total=total, desc="decoding images", unit="img", disable=None, leave=False) as bar:
+            with progress("decoding images", "images", total=total) as bar:
                 done = 0
                 for part in self.pool.chunks(self.indices, 256):
                     if self._raw is None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from tqdm import tqdm
 
 from kinetic.data.images import read_image
 from kinetic.data.manifest import manifest_of
+from kinetic.data.progress import progress
 from kinetic.data.tars import IMAGES, DamagedShard, Shard, read_samples
 
 
@@ -96,7 +96,7 @@ def index_shards(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, s
 def scan(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, skip_bad: bool) -> Index:
     """Read shards through for keys and labels; `skip_bad` decodes images too, and leaves out and counts bad ones."""
     bad: list[str] = []
-    with tqdm(desc="listing shards", unit=" samples", disable=None, leave=False) as bar:
+    with progress("listing shards", "samples") as bar:
         found = [scan_shard(s, label_key, decoder if skip_bad else None, bad, bar.update) for s in shards]
     if not any(found):
         raise ValueError(f"no shard holds a sample that can be used: {bad[0]}")
@@ -113,13 +113,13 @@ def scan(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, skip_bad:
 
 
 def scan_shard(
-    shard: Shard, label_key: str, decoder: Decoder | None, bad: list[str], progress: Callable[[], object]
+    shard: Shard, label_key: str, decoder: Decoder | None, bad: list[str], update: Callable[[], object]
 ) -> dict[str, int | None]:
     """Map the keys of a shard to their labels. With a decoder, images are decoded and faults are added to `bad`."""
     found: dict[str, int | None] = {}
     try:
         for key, sample in read_samples(shard):
-            progress()
+            update()
             name = f"{shard.name}/{key}"
             if key in found:
                 raise ValueError(f"sample {name} occurs twice in {shard.url}: write the shard again with unique names")

@@ -212,7 +212,7 @@ class Shards(FlowDataModule):
         super().__init__(**common)
         if shuffle < 1:
             raise ValueError(f"shuffle={shuffle} is too small: pass 1 (no mixing within shards) or more")
-        self.train, self.test, self.labels, self.label_key = train, test, num_classes, label_key
+        self.train, self.test, self.classes, self.label_key = train, test, num_classes, label_key
         self.scale, self.shuffle, self.skip_bad = scale, shuffle, skip_bad
         self.name = train if isinstance(train, str) else " ".join(train)
 
@@ -226,10 +226,9 @@ class Shards(FlowDataModule):
             shards = [s for s in shards if s not in held]
         train = self._pool(shards, None)
         test = self._pool(held, train) if held else None
-        known = self.labels or train.index.num_classes
         if train.labels is None:
             return Source(train, test)
-        classes = known or int(train.labels.max()) + 1
+        classes = self.classes or train.index.num_classes or int(train.labels.max()) + 1
         for pool in (train, test):
             check_labels(pool, classes)
         return Source(train, test, classes, train.index.class_names)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.digits import Digits
 from kinetic.data.folders import Folder
 from kinetic.data.manifest import FILE, Entry, Manifest
 from kinetic.data.pools import Pool
+from kinetic.data.progress import progress
 from kinetic.data.shards import Shards
 from kinetic.data.tars import SUFFIXES, is_remote
 from kinetic.data.vision import DATASETS, Vision
@@ -70,7 +70,7 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
     folder.mkdir(parents=True, exist_ok=True)
     partial: list[Path] = []
     try:
-        with tqdm(total=sum(len(i) for _, _, i in splits), desc="writing shards", unit="img", disable=None) as bar:
+        with progress("writing shards", "images", total=sum(len(i) for _, _, i in splits)) as bar:
             entries = [
                 e for split in splits for e in write_split(folder, *split, per_shard, format, partial, bar.update)
             ]
@@ -95,7 +95,7 @@ def write_split(
     per_shard: int,
     format: Format,
     partial: list[Path],
-    progress: Callable[[], object],
+    update: Callable[[], object],
 ) -> Iterator[Entry]:
     """Write the images at `indices` [n] of a pool, ascending, to partial files, which are added to `partial`."""
     images = (image for chunk in pool.chunks(indices, 256) for image in chunk)
@@ -112,7 +112,7 @@ def write_split(
                     add(tar, *encode(key, image, format))
                     if classes is not None:
                         add(tar, f"{key}.cls", str(classes[n]).encode())
-                    progress()
+                    update()
         yield Entry(name, len(keys), written.size, written.digest.hexdigest(), keys, classes)
 
 
