@@ -12,6 +12,7 @@ from kinetic.build import ClassConfig, build
 from kinetic.files import replacing
 
 COMPILED = "_orig_mod."
+KEYS = {"state_dict", "hyper_parameters", "global_step", "kinetic"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +65,28 @@ def write_checkpoint(state: dict[str, Any], path: Path | str) -> None:
 def load_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> None:
     """Load `weights` strictly; raises a one-line ValueError that names what does not fit."""
     clean = {name.replace(COMPILED, ""): value for name, value in weights.items()}
+    check_weights(net, clean, source=source)
+    net.load_state_dict(clean)
+
+
+def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> None:
+    """Raise a one-line ValueError unless `weights` has the names and shapes of `net`'s state."""
     own = net.state_dict()
-    missing, unexpected = sorted(set(own) - set(clean)), sorted(set(clean) - set(own))
-    differing = [n for n in own if n in clean and own[n].shape != clean[n].shape]
+    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    differing = [n for n in own if n in weights and own[n].shape != weights[n].shape]
     if missing or unexpected or differing:
         first = (missing or unexpected or differing)[0]
         raise ValueError(
             f"{source} is of another architecture: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
             f"{len(differing)} of another shape, the first {first!r}; use the configuration of its own run"
         )
-    net.load_state_dict(clean)
+
+
+def trained_steps(path: Path | str) -> int:
+    """Number of optimiser steps behind a checkpoint that train.py wrote."""
+    state = read_checkpoint(path)
+    _check_keys(state, path)
+    return int(state["global_step"])
 
 
 def load_network(
@@ -92,8 +105,7 @@ def load_network(
         packages: from which the class named by the checkpoint may be imported.
     """
     state = read_checkpoint(path)
-    if not {"state_dict", "hyper_parameters", "kinetic"} <= set(state):
-        raise ValueError(f"checkpoint {path} was not written by train.py: it lacks the settings of the network")
+    _check_keys(state, path)
     prefix, which = _prefix(state["state_dict"], weights, path)
     if network is None:
         network = build(_network_config(state, path), base=nn.Module, packages=packages)
@@ -107,6 +119,12 @@ def load_network(
         step=int(state["global_step"]),
         epoch=int(state["epoch"]),
     )
+
+
+def _check_keys(state: dict[str, Any], path: Path | str) -> None:
+    lacking = sorted(KEYS - set(state))
+    if lacking:
+        raise ValueError(f"checkpoint {path} was not written by train.py: it lacks {', '.join(lacking)}")
 
 
 def _prefix(names: dict[str, Any], weights: str | None, path: Path | str) -> tuple[str, Literal["ema", "raw"]]:

@@ -14,10 +14,11 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from kinetic.files import replacing
+from kinetic.files import replacing, write_text
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 HOST = "api.wandb.ai"
+MEMORY = "wandb-run.json"
 
 
 class MetricsCSV(Logger):
@@ -116,6 +117,12 @@ class QuietWandb(WandbLogger):
         self._guarded(lambda: self.experiment.log({**media, "trainer/global_step": step}))
 
     @rank_zero_only
+    def remember(self, folder: Path) -> None:
+        """Start the run, and keep its id in the run folder."""
+        mode = "offline" if self._offline else "online"
+        self._guarded(lambda: write_text(folder / MEMORY, json.dumps({"id": self.experiment.id, "mode": mode})))
+
+    @rank_zero_only
     def alert(self, title: str, text: str) -> None:
         """Send an alert; never raises."""
         self._guarded(lambda: self.experiment.alert(title=title, text=text))
@@ -166,7 +173,7 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietW
     chosen, reason = wandb_mode(mode)
     if chosen == "disabled":
         return None, None
-    memory = folder / "wandb-run.json"
+    memory = folder / MEMORY
     known = json.loads(memory.read_text()) if memory.is_file() else None
     resumable = known is not None and chosen == "online" and known["mode"] == "online"
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -179,8 +186,6 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietW
         group=folder.name,
         **({"id": known["id"], "resume": "allow"} if resumable and known else {}),
     )
-    if is_rank_zero():
-        logger._guarded(lambda: _remember(memory, logger, chosen))
     notice = f"W&B logs offline ({reason}); to upload later: wandb sync {folder}/wandb/offline-*" if reason else None
     return logger, notice
 
@@ -188,8 +193,3 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietW
 def is_rank_zero() -> bool:
     """Whether this process is the first, as far as Lightning knows."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _remember(memory: Path, logger: QuietWandb, mode: str) -> None:
-    with replacing(memory) as beside:
-        beside.write_text(json.dumps({"id": logger.experiment.id, "mode": mode}))

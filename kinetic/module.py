@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from kinetic.averaging import AveragedNetwork
 from kinetic.build import ClassConfig, build
+from kinetic.checkpoint import check_weights
 from kinetic.couplings import pair
 from kinetic.integrate import Trajectory
 from kinetic.paths import path as affine_path
@@ -251,10 +252,13 @@ class FlowMatching(LightningModule):
     # Set-up and checkpoints
 
     def setup(self, stage: str) -> None:
-        """Check that the data fits the network before anything is computed."""
+        """Check the data before anything is computed."""
         data = getattr(self.trainer, "datamodule", None)
-        if stage != "fit" or data is None:
-            return
+        if stage == "fit" and data is not None:
+            self.check_data(data)
+
+    def check_data(self, data: Any) -> None:
+        """Raise ValueError with advice if the network does not take images of `data.shape`, or other classes."""
         expected = getattr(self.net, "sample_shape", None)
         if expected is not None and tuple(data.shape) != tuple(expected):
             raise ValueError(_shape_advice(tuple(data.shape), tuple(expected)))
@@ -263,6 +267,10 @@ class FlowMatching(LightningModule):
                 f"the network has {self.num_classes} classes, but the data has {data.num_classes or 'none'}; "
                 f"set network.init_args.num_classes to {data.num_classes or 'null'}"
             )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another architecture in one line."""
+        check_weights(self, checkpoint["state_dict"], source="the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the weights without this class; plain types only."""

@@ -42,7 +42,6 @@ def finish(config: Path, name: str, **where: int) -> Path:
     """Run to the end, killed on the way where told to; without KINETIC_RUN, as a new process would be."""
     killers = [("step", where.get("step", -1)), ("validation", where.get("validation", -1))]
     Killer.where = next((k for k in killers if k[1] >= 0), ("none", -1))
-    os.environ.pop("KINETIC_RUN", None)
     start = ["--config", str(config), "--run.name", name]
     if Killer.where[0] == "none":
         train(start)
@@ -50,7 +49,6 @@ def finish(config: Path, name: str, **where: int) -> Path:
         with pytest.raises(Killed):
             train(start)
         Killer.where = ("none", -1)
-        os.environ.pop("KINETIC_RUN", None)
         train(["--resume", name])
     return Path("runs") / name
 

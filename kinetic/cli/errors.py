@@ -1,6 +1,7 @@
 """Faults become one line on stderr and a non-zero exit; KINETIC_TRACEBACK=1 shows where they came from."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -30,8 +31,20 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("stopped; go on with --resume", file=sys.stderr)
         return 130
-    print(f"error: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+    line = _parser_line(str(error)) if isinstance(error, ArgumentError) else one_line(str(error))
+    print(f"error: {line or type(error).__name__}", file=sys.stderr)
     return 2 if isinstance(error, ArgumentError) else 1
+
+
+def _parser_line(message: str) -> str:
+    """Make the parser's report of every type it tried one fault: what is wrong with what, and where to look."""
+    key = re.search(r'Parser key "([^"]+)"', message)
+    inner = re.search(
+        r"Problem with given class_path '([^']+)':\s*(.+?)\s*(?:- Expected a|Given value|$)", message, re.S
+    )
+    if key and inner:
+        message = f"{key[1]} ({inner[1]}): {inner[2]}"
+    return f"{one_line(message)}; --print_config shows the keys that there are"
 
 
 def one_line(message: str, limit: int = 600) -> str:

@@ -22,13 +22,13 @@ import kinetic.nn
 from kinetic.callbacks.checkpoints import Checkpoints
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import StopCleanly
-from kinetic.checkpoint import read_checkpoint
+from kinetic.checkpoint import trained_steps
 from kinetic.checkpoint_io import SafeCheckpointIO
 from kinetic.cli.dry_run import dry_run
 from kinetic.cli.noise import quiet
 from kinetic.data import FlowDataModule
 from kinetic.files import write_text
-from kinetic.loggers import MetricsCSV, WandbMode, is_rank_zero, wandb_logger
+from kinetic.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, wandb_logger
 from kinetic.module import FlowMatching
 from kinetic.runs import CONFIG, LAST, find_run, new_run, point_latest
 
@@ -69,6 +69,12 @@ class TrainCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": -1,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # the data modules deal to ranks themselves
+                "enable_model_summary": False,
+            },
             parser_kwargs={"exit_on_error": False, "prog": "train.py"},
             args=args,
             run=False,
@@ -97,7 +103,7 @@ class TrainCLI(LightningCLI):
         self.folder = self._choose_folder(settings)
         resume_step = None
         if self.resume is not None:
-            resume_step = int(read_checkpoint(self.resume)["global_step"])
+            resume_step = trained_steps(self.resume)
         config = Namespace(self.config_init.trainer.clone())
         ours: list[Callback] = [
             RunProgress(),
@@ -107,18 +113,14 @@ class TrainCLI(LightningCLI):
         config["callbacks"] = [*(config.get("callbacks") or []), *ours]  # checkpoints last: they hold what others know
         config["logger"] = self._loggers(settings, resume_step)
         config["default_root_dir"] = str(self.folder)
-        config["use_distributed_sampler"] = False
-        config["enable_model_summary"] = False
         config["plugins"] = [*(config.get("plugins") or []), SafeCheckpointIO()]
         return self.trainer_class(**config.as_dict())
 
     def _choose_folder(self, settings: RunSettings) -> Path:
         if self.resume is not None:
             return self.resume.parent.parent
-        if FOLDER in os.environ:
-            return Path(os.environ[FOLDER])
-        if settings.name is not None and not is_rank_zero():
-            return Path(settings.root) / settings.name
+        if not is_rank_zero():  # started by rank 0, or by torchrun; writes nothing to the folder
+            return Path(os.environ.get(FOLDER) or Path(settings.root) / (settings.name or self.stem))
         return new_run(Path(settings.root), settings.name, self.stem)
 
     def _loggers(self, settings: RunSettings, resume_step: int | None) -> list[Logger]:
@@ -126,11 +128,19 @@ class TrainCLI(LightningCLI):
         wandb, notice = wandb_logger(self.folder, project=settings.project, mode=settings.wandb)
         if wandb is not None:
             loggers.append(wandb)
-        if notice:
-            tell(notice)
+        self.notice = notice
         if settings.tensorboard:
             loggers.append(TensorBoardLogger(self.folder, name="tensorboard", version=""))
         return loggers
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is written."""
+        if is_rank_zero():
+            self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        trainer = self.trainer
+        self.datamodule.train_loader(world=trainer.world_size, accumulate=trainer.accumulate_grad_batches)
+        self.model.check_data(self.datamodule)
 
     @rank_zero_only
     def open_folder(self) -> None:
@@ -138,17 +148,14 @@ class TrainCLI(LightningCLI):
         os.environ[FOLDER] = str(self.folder.resolve())
         text = self.parser.dump(self.config, skip_unset=False)
         write_text(self.folder / CONFIG, text)
-        self.datamodule.setup("fit")
         write_text(self.folder / "subset.txt", "".join(f"{name}\n" for name in self.datamodule.subset_ids))
         point_latest(self.folder)
         for logger in self.trainer.loggers:
+            if isinstance(logger, QuietWandb):
+                logger.remember(self.folder)
             logger.log_hyperparams(yaml.safe_load(text))
-
-
-@rank_zero_only
-def tell(line: str) -> None:
-    """Print one line for the user, once over all ranks."""
-    print(line, file=sys.stderr)
+        if self.notice:
+            print(self.notice, file=sys.stderr)
 
 
 def train(args: list[str]) -> None:
@@ -167,6 +174,7 @@ def train(args: list[str]) -> None:
     elif not any(arg in ("--config", "-c", "--help", "-h") or arg.startswith("--config=") for arg in args):
         args = ["--config", str(shipped("digits")), *args]
     cli = TrainCLI(args, stem=_stem(args), resume=resume)
+    cli.check()
     if dry:
         dry_run(cli.model, cli.datamodule, cli.trainer)
         return
