@@ -22,7 +22,9 @@ from kinetic.tensors import chunks
 
 Shards = Callable[[], Iterable["Tensor | np.ndarray"]]
 LAST = 1 - 1e-4  # the field is singular at t = 1; later times are taken as this one
-TOLERANCE = 2e-5  # error of a logit, over 1 - t, below which nothing is computed again
+TOLERANCE = (
+    1e-4  # bound on the error of a logit, over 1 - t, below which nothing is computed again; errors are a tenth of it
+)
 NEGLIGIBLE = 16.0  # weights e^-16 of all others together are not worth a second computation
 DENSE = 16  # recompute a whole chunk once more than one pair in so many asks for it
 PAIR_ELEMENTS = 2**21  # numbers gathered at a time when pairs are computed again
