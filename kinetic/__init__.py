@@ -1,1 +1,14 @@
-"""Kinetic."""
+"""Kinetic: what a flow-matching model does on the way from noise to data, measured and shaped.
+
+`integrate` follows any velocity and measures its kinetic path energy; `KTS` shapes it; `draw` samples a network from
+seeds; `EmpiricalVelocity` is the closed-form field of a training set. Training, monitoring and the command lines live
+in `kinetic.module`, `kinetic.callbacks` and `kinetic.cli`, which need Lightning.
+"""
+
+from kinetic.empirical import EmpiricalVelocity
+from kinetic.guidance import guided
+from kinetic.integrate import Trajectory, integrate
+from kinetic.sampling import Sampler, draw, renoise
+from kinetic.shaping import KTS, shaped
+
+__all__ = ["KTS", "EmpiricalVelocity", "Sampler", "Trajectory", "draw", "guided", "integrate", "renoise", "shaped"]
