@@ -250,6 +250,13 @@ def test_ranks_stream_different_images_for_the_same_number_of_steps(folder: Path
         assert not first & second
 
 
+def test_ranks_share_a_single_shard_by_sample(folder: Path) -> None:
+    data = Shards(train=str(folder / "train-00.tar"), num_val=0, batch_size=8, cache=False)
+    ranks = [{i for ids in ids_of(data, rank=r, world=4) for i in ids} for r in range(4)]
+    assert [len(r) for r in ranks] == [2] * 4
+    assert set.union(*ranks) == set(data.subset_ids)
+
+
 def test_a_rank_with_few_images_goes_round_and_never_runs_dry(folder: Path) -> None:
     data = Shards(train=str(folder), num_train=3, num_val=0, batch_size=8, steps_per_epoch=6, cache=False)
     for rank in range(4):
@@ -419,6 +426,8 @@ def test_equal_images_give_equal_bytes_and_other_formats_read_back(tmp_path: Pat
     data = Digits(num_train=30)
     first, second = (write_shards(data, tmp_path / name) for name in ("a", "b"))
     assert first == second
+    with tarfile.open(tmp_path / "a" / "train-00000.tar") as archive:
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in archive} == {(0, 0, 0, "")}
     assert (tmp_path / "a" / "train-00000.tar").read_bytes() == (tmp_path / "b" / "train-00000.tar").read_bytes()
     write_shards(data, tmp_path / "webp", format="webp")
     back = Shards(train=str(tmp_path / "webp"))  # WebP has no gray; the manifest knows
