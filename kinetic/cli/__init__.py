@@ -1,5 +1,6 @@
 """The command lines: `kinetic train`, `kinetic sample`, and the files train.py and sample.py."""
 
+import importlib
 import sys
 
 from kinetic.cli.errors import guarded
@@ -14,15 +15,23 @@ USAGE = """usage: kinetic COMMAND ...
 kinetic COMMAND --help lists its options."""
 
 
+COMMANDS = {
+    "train": "kinetic.cli.train",
+    "sample": "kinetic.cli.sample",
+    "shards": "kinetic.cli.shards",
+    "report": "kinetic.cli.report",
+}
+
+
 def main(args: list[str] | None = None) -> None:
-    """Run a subcommand."""
+    """Run a subcommand; its module, which has a function of its name, is imported only then."""
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0 if args else 2)
-    if args[0] == "train":
-        from kinetic.cli.train import train as command
-    else:
-        print(f"error: unknown command {args[0]!r}; choose from train, sample, shards, report", file=sys.stderr)
+    name, *rest = args
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    raise SystemExit(guarded(command, args[1:]))
+    command = getattr(importlib.import_module(COMMANDS[name]), name)
+    raise SystemExit(guarded(command, rest))
