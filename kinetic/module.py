@@ -1,7 +1,7 @@
 """Training of a conditional flow-matching model as a LightningModule."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,9 @@ from kinetic.checkpoint import check_weights
 from kinetic.couplings import pair
 from kinetic.integrate import Trajectory
 from kinetic.paths import path as affine_path
-from kinetic.sampling import Sampler, draw
+from kinetic.sampling import Sampler, draw, renoise
 from kinetic.seeds import ValidationSampling, seed_loader
-from kinetic.tensors import seed_from, seeded_noise
+from kinetic.tensors import generator, seed_from, seeded_noise
 from kinetic.times import draw_times, drop_labels, validation_times
 
 Batch = dict[str, Any]
@@ -96,6 +96,7 @@ class FlowMatching(LightningModule):
             self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
         self.path = affine_path(path)
+        draw_times(1, generator(seed), kind=times, mean=time_mean, std=time_std)  # refuses bad settings now
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
         self.times, self.time_mean, self.time_std = times, time_mean, time_std
         self.label_dropout = _checked_dropout(label_dropout, self.num_classes)
@@ -223,7 +224,8 @@ class FlowMatching(LightningModule):
     ) -> Trajectory | None:
         """Loss on held-out images (first loader), or the trajectories of a batch of seeds (second)."""
         if "seeds" in batch:
-            return self.draw(batch, self.sampler, precision=self.samples.precision)
+            drawn = self.draw(batch, self.sampler, precision=self.samples.precision)
+            return self._renoised(batch, drawn) if self.samples.renoise else drawn
         if len(batch["x"]) == 0:
             return None
         x1, index = batch["x"].float(), batch["index"]
@@ -248,6 +250,17 @@ class FlowMatching(LightningModule):
             device=self.device,
             precision=precision,
         )
+
+    def _renoised(self, batch: Batch, drawn: Trajectory) -> Trajectory:
+        response = renoise(
+            self.sampling_network,
+            drawn.x,
+            batch["seeds"],
+            labels=batch["labels"],
+            sampler=self.sampler,
+            precision=self.samples.precision,
+        )
+        return replace(drawn, response=response)
 
     # Set-up and checkpoints
 

@@ -11,6 +11,7 @@ def quiet() -> None:
     for text in (
         ".*LightningCLI's args parameter is intended.*",
         ".*module\\(s\\) in eval mode at the start of training.*",  # the averaged network
+        ".*is smaller than the logging interval.*",  # rows of metrics.csv are counted in steps, not epochs
         ".*does not have many workers.*",  # images in memory need none
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
