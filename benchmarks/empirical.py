@@ -74,7 +74,7 @@ def compare(images: Tensor, field: EmpiricalVelocity, noise: Tensor, t: float, r
     memory = peak_memory(device) - before
     runs = [(seconds(products, device), seconds(lambda: field(x, at), device)) for _ in range(repeats)]
     bare, ours = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(f"t={t:<5} products {bare:.3f} s, field {ours:.3f} s: throughput {bare / ours:.3f}, memory {memory:.2f} GB")
+    print(f"t={t:<5} products {bare:.3f} s, field {ours:.3f} s: {bare / ours:.3f}, memory {1024 * memory:.0f} MB")
 
 
 def main() -> None:
