@@ -44,6 +44,7 @@ class Trajectory:
     nfe: int  # evaluations of the velocity, for the whole batch
     path: Tensor | None = None  # [steps + 1, n, ...], the states of the first n samples, if asked for
     path_times: Tensor | None = None  # [steps + 1]
+    response: Tensor | None = None  # [B], distance to where the sample ends after going back to t = 0.7, if asked for
 
 
 def time_grid(grid: str | Sequence[float] = "uniform", steps: int = 100, *, start: float = 0.0) -> Tensor:

@@ -86,6 +86,7 @@ class ValidationSampling:
         labels: one class, a list of classes that take turns, or "balanced".
         batch_size: drawn at a time, on each device.
         precision: of the network while sampling, "32" or "bf16"; states and energies stay float32.
+        renoise: measure the re-noising response of every sample too, at 0.6 of the cost of drawing it.
     """
 
     num: int = 256
@@ -93,3 +94,4 @@ class ValidationSampling:
     labels: Literal["balanced"] | int | list[int] = "balanced"
     batch_size: int = 256
     precision: Literal["32", "bf16"] = "32"
+    renoise: bool = False

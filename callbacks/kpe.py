@@ -1,0 +1,183 @@
+"""The kinetic path energies of every validation's samples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from kinetic.callbacks.gather import ENERGIES, Array, Collector, Table, validation_table
+from kinetic.callbacks.grids import by_energy, drawable, picture_path, write_grid
+from kinetic.callbacks.tables import StepTable
+from kinetic.callbacks.telling import attempt, fitting, log_media, log_numbers, monitoring
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+QUANTILES = (5, 25, 50, 75, 95)
+
+
+class KPECallback(Callback):
+    """Logs the energies of the trajectories that the validation steps return, and draws their samples.
+
+    Any LightningModule whose `validation_step` returns a `Trajectory` for batches {"seeds": int64 [B], "labels": int64
+    [B] or none} will do. Writes kpe.parquet, profiles.parquet and samples/step_*.png into the trainer's
+    `default_root_dir`, and kpe/* to its loggers. Results do not depend on batches, processes or other callbacks.
+
+    Args:
+        bins: of the histogram.
+        lowest_highest: how many samples of the lowest and of the highest energy are drawn.
+        between: how many samples are drawn between these, evenly spaced.
+        media_every: draw and log pictures at every so many validations; 0 never.
+    """
+
+    def __init__(self, *, bins: int = 64, lowest_highest: int = 10, between: int = 40, media_every: int = 1) -> None:
+        if not 1 <= bins <= 512:
+            raise ValueError(f"bins must lie in 1 to 512, which is what Weights & Biases takes, got {bins}")
+        for name, value in (("lowest_highest", lowest_highest), ("between", between), ("media_every", media_every)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        self.bins, self.lowest_highest, self.between, self.media_every = bins, lowest_highest, between, media_every
+        self.validations = 0
+        self.table: Table | None = None  # of the last validation
+        self._collector = Collector()
+        self._files: dict[str, StepTable] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Different settings, different state."""
+        return self._generate_state_key(
+            bins=self.bins,
+            lowest_highest=self.lowest_highest,
+            between=self.between,
+            media_every=self.media_every,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were, which decides which ones are drawn."""
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self.validations = int(state_dict["validations"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the tables, without the rows of steps that are trained again."""
+        self._files = {}
+        if trainer.is_global_zero:
+            attempt(trainer, "reading the energies so far", lambda: self._open(trainer))
+
+    def _open(self, trainer: Trainer) -> None:
+        folder = Path(trainer.default_root_dir)
+        for name in ("kpe", "profiles"):
+            self._files[name] = StepTable(folder / f"{name}.parquet", resume_step=trainer.global_step)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew, whatever became of the last validation."""
+        self._collector.reset()
+        due = self.media_every > 0 and self.validations % self.media_every == 0
+        self._collector.images = torch.float16 if due and fitting(trainer) else None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch of trajectories."""
+        if monitoring(trainer):
+            self._collector.add(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather, log and write."""
+        if not monitoring(trainer):
+            return
+        table = self.table = validation_table(trainer, pl_module, self._collector, "kinetic energies")
+        if table is None:
+            return
+        log_numbers(trainer, pl_module, summary(table))
+        if fitting(trainer):
+            self.validations += 1
+            attempt(trainer, "writing the energies", lambda: self._write(trainer, pl_module, table))
+            if self._collector.images is not None:
+                self._show(trainer, table)
+        self._collector.reset()
+
+    def _show(self, trainer: Trainer, table: Table) -> None:
+        kept = table.columns["energy"][table.finite]
+        histograms = {"kpe/histogram": (kept, np.histogram_bin_edges(kept, self.bins))} if len(kept) else {}
+        log_media(trainer, pictures=self._pictures(trainer, table), histograms=histograms)
+
+    def _pictures(self, trainer: Trainer, table: Table) -> dict[str, Path]:
+        """Draw the samples (all processes call this); the path by logging key, empty if nothing was drawn."""
+        energy = np.where(table.finite, table.columns["energy"], np.nan)
+        rows = by_energy(energy, extremes=self.lowest_highest, middle=self.between)
+        if not len(rows):
+            return {}
+        samples: Tensor = self._collector.select(table.seeds[rows])
+        path = picture_path(Path(trainer.default_root_dir), "samples", trainer.global_step)
+        if not drawable(samples.shape) or not attempt(
+            trainer,
+            "drawing the samples",
+            lambda: write_grid(path, samples, table.seeds[rows], energy[rows], len(table)),
+        ):
+            return {}
+        return {"kpe/samples": path}
+
+    def _write(self, trainer: Trainer, module: LightningModule, table: Table) -> None:
+        if not self._files:
+            self._open(trainer)
+        step, epoch, about = trainer.global_step, trainer.current_epoch, provenance(module)
+        self._files["kpe"].write(step, rows_of(table, epoch), about=about)
+        if len(table.times):
+            self._files["profiles"].write(step, profile(table) | {"epoch": [epoch] * len(table.times)}, about=about)
+
+
+def summary(table: Table) -> dict[str, float]:
+    """Moments and quantiles of the finite samples' energies; NaN where there are none."""
+    kept = {name: values[table.finite] for name, values in table.columns.items()}
+    numbers = {"kpe/nonfinite": float((~table.finite).sum())}
+    energy = kept["energy"]
+    if not len(energy):
+        return numbers
+    numbers |= {"kpe/mean": float(energy.mean()), "kpe/std": float(energy.std())}
+    numbers |= {f"kpe/q{q:02d}": float(np.percentile(energy, q)) for q in QUANTILES}
+    for name in ("early", "late", "late_fraction", "final_power", "field_energy"):
+        numbers[f"kpe/{name}"] = finite_mean(kept[name])
+    return numbers | {"kpe/per_dim": finite_mean(kept["per_dim_energy"])}
+
+
+def finite_mean(values: Array) -> float:
+    """Mean of the finite values; NaN without any."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def rows_of(table: Table, epoch: int) -> dict[str, Any]:
+    """Columns of kpe.parquet: one row a sample."""
+    labels = pa.array(table.labels, pa.int64(), mask=table.labels < 0)
+    columns = {name: table.columns[name].astype(np.float32) for name in (*ENERGIES, "per_dim_energy")}
+    return {"epoch": [epoch] * len(table), "seed": table.seeds, "label": labels, **columns}
+
+
+def profile(table: Table) -> dict[str, Any]:
+    """Columns of profiles.parquet: the field power ½‖v‖² over time, mean and quartiles of the finite samples."""
+    power = table.power[:, table.finite].astype(np.float64)
+    power = np.where(np.isfinite(power), power, np.nan)
+    if not power.shape[1]:
+        power = np.full((len(power), 1), np.nan)
+    low, high = np.nanpercentile(power, [25, 75], axis=1)
+    return {"t": table.times, "mean": np.nanmean(power, axis=1), "q25": low, "q75": high}
+
+
+def provenance(module: LightningModule) -> dict[str, str]:
+    """How the samples were drawn, as far as the module says: weights (ema or raw), precision, sampler."""
+    samples, sampler = getattr(module, "samples", None), getattr(module, "sampler", None)
+    known = {"weights": getattr(module, "weights", None), "precision": getattr(samples, "precision", None)}
+    if sampler is not None and hasattr(sampler, "to_dict"):
+        known["sampler"] = json.dumps(sampler.to_dict())
+    return {key: str(value) for key, value in known.items() if value is not None}

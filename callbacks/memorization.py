@@ -1,0 +1,273 @@
+"""How many of a validation's samples are copies of training images, and when that began."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from kinetic.callbacks.gather import Collector, Table, gather, validation_table
+from kinetic.callbacks.grids import picture_path, write_gallery
+from kinetic.callbacks.onset import BEFORE, History, onset_line
+from kinetic.callbacks.reference import Null, Range, TrainingSet
+from kinetic.callbacks.tables import StepTable
+from kinetic.callbacks.telling import alert, attempt, fitting, log_media, log_numbers, monitoring, reason, say
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from kinetic.metrics.memorization import MemorizationResult, Validation, measure, summarize
+from kinetic.metrics.signals import signal_table
+
+SIGNALS = {
+    "energy": "energy",
+    "early": "early",
+    "late": "late",
+    "late_fraction": "late_fraction",
+    "final_power": "final_power",
+    "drift": "drift",
+    "renoise": "response",
+}
+DISTANCES = ("drift", "renoise")  # small means copy
+
+
+class MemorizationCallback(Callback):
+    """Compares the samples of every validation with the training images, and finds the onset of copying.
+
+    The training images come from the trainer's datamodule: `reference()` yields (images, numbers, names) a chunk at a
+    time, `held_out(limit)` the same of real images that were not trained on. Without them one line says so, and
+    training goes on. Writes memorization.parquet, galleries/step_*.png, onset.json and checkpoints/before-onset.ckpt
+    into the trainer's `default_root_dir`, and memorization/* to its loggers: F_mem, its interval and the null, and for
+    each signal its Spearman correlation with d₁/d₂ (rho_*) and its AUROC for picking out the copies (auroc_*; of drift
+    and renoise, where small means copy, that of minus the signal).
+
+    Args:
+        threshold: a sample is a copy where d₁/d₂ is below it, in (0, 1].
+        null_samples: held-out images to compare with, None for all.
+        stop_at_onset: end training at the onset.
+        keep_before_onset: keep the checkpoint of the last validation before the onset.
+        gallery: how many of the most-copied samples are drawn.
+        media_every: draw and log pictures at every so many validations; 0 never.
+        cache_bytes: keep the training images on the device if they take no more, else read them at every validation.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float = 1 / 3,
+        null_samples: int | None = 1000,
+        stop_at_onset: bool = False,
+        keep_before_onset: bool = True,
+        gallery: int = 12,
+        media_every: int = 1,
+        cache_bytes: int = 2**30,
+    ) -> None:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
+        counts = {"null_samples": null_samples, "gallery": gallery, "media_every": media_every}
+        for name, value in (counts | {"cache_bytes": cache_bytes}).items():
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        self.threshold, self.null_samples, self.stop_at_onset = threshold, null_samples, stop_at_onset
+        self.keep_before_onset, self.gallery = keep_before_onset, gallery
+        self.media_every, self.cache_bytes = media_every, cache_bytes
+        self.history, self.validations = History(), 0
+        self.result: MemorizationResult | None = None  # of the last validation
+        self._collector = Collector(images=torch.float32)
+        self._file: StepTable | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing about the data, as before a run."""
+        self._training: TrainingSet | None = None
+        self._off = False
+        self._seen: Range | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Different settings, different state."""
+        return self._generate_state_key(
+            threshold=self.threshold, null_samples=self.null_samples, gallery=self.gallery, media_every=self.media_every
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All validations so far; the onset follows from them."""
+        return {"history": self.history.state(), "validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the validations so far."""
+        self.history.restore(state_dict["history"])
+        self.validations = int(state_dict["validations"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the data anew."""
+        self._forget()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the table, without the rows of steps that are trained again, and set onset.json right."""
+        if trainer.global_step == 0:
+            self.history, self.validations = History(), 0
+        if trainer.is_global_zero:
+            attempt(trainer, "reading the distances so far", lambda: self._open(trainer))
+
+    def _open(self, trainer: Trainer) -> None:
+        folder = Path(trainer.default_root_dir)
+        self._file = StepTable(folder / "memorization.parquet", resume_step=trainer.global_step)
+        if (folder / "onset.json").is_file():
+            self.history.write(folder, kept=self.keep_before_onset)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the range of the first images."""
+        if self._seen is None and isinstance(batch, dict) and isinstance(batch.get("x"), Tensor) and len(batch["x"]):
+            low, high = batch["x"].detach().aminmax()
+            self._seen = float(low), float(high)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew, whatever became of the last validation."""
+        self._collector.reset()
+        self.result = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch of trajectories."""
+        if monitoring(trainer) and not self._off:
+            self._collector.add(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, gather, log and write."""
+        if not monitoring(trainer) or self._off:
+            return
+        table = validation_table(trainer, pl_module, self._collector, "memorization")
+        if table is None:
+            return
+        training = self._training or self._prepare(trainer, pl_module)
+        result = self.result = None if training is None else self._measure(trainer, training)
+        if training is None or result is None:
+            return
+        numbers = figures(result, table, self.history.null)
+        log_numbers(trainer, pl_module, numbers)
+        if fitting(trainer):
+            self._record(trainer, training, result, table)
+        self._collector.reset()
+
+    def _prepare(self, trainer: Trainer, module: LightningModule) -> TrainingSet | None:
+        """Index the training images and find the null (all processes call this); one line where that cannot be."""
+        data, null, trouble = getattr(trainer, "datamodule", None), None, None
+        try:
+            self._training = TrainingSet.of(data, device=module.device, cache_bytes=self.cache_bytes, seen=self._seen)
+            null = Null.of(data, self._training, limit=self.null_samples, threshold=self.threshold)
+        except Exception as error:
+            trouble = reason(error)
+        if self._give_up(trainer, trouble):
+            return None
+        self.history.null = null
+        if null is None:
+            say(trainer, "memorization: no held-out images to judge F_mem by, so its onset is not looked for")
+        return self._training
+
+    def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
+        """Go on without memorisation if any process has trouble."""
+        troubles = [theirs for theirs in gather(trouble) if theirs]
+        if troubles:
+            self._off, self._training = True, None
+            self._collector.reset()
+            say(trainer, f"memorization is not measured: {troubles[0]}; training and energies go on")
+        return bool(troubles)
+
+    def _measure(self, trainer: Trainer, training: TrainingSet) -> MemorizationResult | None:
+        """Compare this process's samples with the training images, and gather the rows of all."""
+        rows, trouble = torch.empty(0, 7, dtype=torch.float64), None
+        seeds = list(self._collector.pictures)
+        try:
+            if seeds:
+                samples = torch.stack(list(self._collector.pictures.values()))
+                rows = measure(samples, training.index, torch.tensor(seeds), threshold=self.threshold).cpu()
+        except Exception as error:
+            trouble = reason(error)
+        if self._give_up(trainer, trouble):
+            return None
+        return summarize(torch.cat(gather(rows)))
+
+    def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: Table) -> None:
+        """Write files and pictures, and note whether this is the onset."""
+        step, epoch, folder = trainer.global_step, trainer.current_epoch, Path(trainer.default_root_dir)
+        earlier = self.history.onset
+        self.history.add(Validation(step, epoch, result.f_mem, result.low, result.high))
+        attempt(trainer, "writing the distances", lambda: self._write(trainer, training, result))
+        if self.media_every and self.validations % self.media_every == 0 and self.gallery:
+            self._draw(trainer, training, result, table)
+        self.validations += 1
+        attempt(trainer, "writing onset.json", lambda: self.history.write(folder, kept=self.keep_before_onset))
+        onset = self.history.onset
+        if onset is not None and earlier is None:
+            line = onset_line(onset, kept=self.keep_before_onset)
+            say(trainer, line)
+            alert(trainer, "Copying begins", line)
+            trainer.should_stop = trainer.should_stop or self.stop_at_onset
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep this state as long as there is no onset (all processes save)."""
+        judged = fitting(trainer) and self.result is not None and self.history.null is not None
+        if judged and self.keep_before_onset and self.history.onset is None:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / BEFORE)
+
+    def _write(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult) -> None:
+        if self._file is None:
+            self._open(trainer)
+        numbers = result.column("neighbor").tolist()
+        columns = {"epoch": [trainer.current_epoch] * result.total, "seed": result.column("index").numpy()}
+        columns |= {name: result.column(name).numpy() for name in ("d1", "d2", "ratio", "copied")}
+        names = [training.name(number) for number in numbers]
+        assert self._file is not None
+        self._file.write(trainer.global_step, columns | {"neighbor": numbers, "neighbor_id": names})
+
+    def _draw(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: Table) -> None:
+        """Draw the most-copied samples beside their nearest training images (all processes call this)."""
+        rows = most_copied(result, self.gallery)
+        if not len(rows) or len(training.index.shape) != 3:
+            return
+        samples = self._collector.select(table.seeds[rows.numpy()])
+        path = picture_path(Path(trainer.default_root_dir), "galleries", trainer.global_step)
+        if attempt(trainer, "drawing the gallery", lambda: _gallery(path, training, result, table, rows, samples)):
+            log_media(trainer, pictures={"memorization/gallery": path}, histograms={})
+
+
+def _gallery(
+    path: Path, training: TrainingSet, result: MemorizationResult, table: Table, rows: Tensor, samples: Tensor
+) -> None:
+    write_gallery(
+        path,
+        samples,
+        training.beside(samples, result.column("neighbor")[rows]),
+        seeds=table.seeds[rows.numpy()],
+        energy=table.columns["energy"][rows.numpy()],
+        ratio=result.column("ratio")[rows].numpy(),
+        copied=result.column("copied")[rows].numpy(),
+    )
+
+
+def most_copied(result: MemorizationResult, count: int) -> Tensor:
+    """Rows [n] of the `count` finite samples with the smallest d₁/d₂, the smallest first."""
+    order = result.column("ratio").nan_to_num(math.inf).argsort(stable=True)
+    return order[result.column("finite")[order]][:count]
+
+
+def figures(result: MemorizationResult, table: Table, null: Null | None) -> dict[str, float]:
+    """What is logged of a validation; NaN where it is undefined."""
+    numbers = {"f_mem": result.f_mem, "low": result.low, "high": result.high, "mean_d1": result.mean_d1}
+    if null is not None:
+        numbers |= {"null": null.f_mem, "null_high": null.high}
+    signals = {name: torch.from_numpy(table.columns[column]) for name, column in SIGNALS.items()}
+    known = {name: values for name, values in signals.items() if bool(values.isfinite().any())}
+    for signal in signal_table(known, result.column("ratio"), result.column("copied")):
+        if signal.rho is not None:
+            numbers[f"rho_{signal.name}"] = signal.rho
+        if signal.auroc is not None:
+            numbers[f"auroc_{signal.name}"] = 1 - signal.auroc if signal.name in DISTANCES else signal.auroc
+    return {f"memorization/{name}": value for name, value in numbers.items()}

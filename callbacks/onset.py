@@ -1,0 +1,68 @@
+"""The onset of copying: found in the history of validations, remembered in checkpoints, written to onset.json."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kinetic.callbacks.reference import Null
+
+from kinetic.files import write_text
+from kinetic.metrics.memorization import Onset, Validation, find_onset
+
+BEFORE = "checkpoints/before-onset.ckpt"
+
+
+class History:
+    """F_mem of every validation so far, and what follows from it."""
+
+    def __init__(self) -> None:
+        self.validations: dict[int, Validation] = {}
+        self.null: Null | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Plain types for a checkpoint."""
+        null = None if self.null is None else asdict(self.null)
+        return {"validations": [asdict(v) for v in self.validations.values()], "null": null}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.validations = {int(v["step"]): Validation(**v) for v in state["validations"]}
+        self.null = None if state["null"] is None else Null(**state["null"])
+
+    def add(self, validation: Validation) -> None:
+        """Add a validation; one of the same step is replaced."""
+        self.validations[validation.step] = validation
+
+    @property
+    def onset(self) -> Onset | None:
+        """The first validation whose interval lies above the null's; None so far, or without a null."""
+        if self.null is None:
+            return None
+        return find_onset(self.validations.values(), null_f_mem=self.null.f_mem, null_high=self.null.high)
+
+    def write(self, folder: Path, *, kept: bool) -> None:
+        """Write onset.json; its step is null as long as there is no onset. `kept`: whether checkpoints are kept."""
+        onset, null = self.onset, self.null
+        found: dict[str, Any] = dict.fromkeys(("step", "epoch", "f_mem", "low", "high"))
+        found |= {"null_f_mem": null.f_mem, "null_high": null.high} if null else {"null_f_mem": None, "null_high": None}
+        if onset is not None:
+            found |= asdict(onset.at)
+        before = onset is not None and onset.before is not None and kept
+        found["checkpoint"] = BEFORE if before else None
+        write_text(folder / "onset.json", json.dumps(found, indent=2) + "\n")
+
+
+def onset_line(onset: Onset, *, kept: bool) -> str:
+    """One line on the onset and on what was kept of the time before it."""
+    at = onset.at
+    if onset.before is None:
+        before = "no validation came before it, so nothing from before it is kept"
+    elif kept:
+        before = f"step {onset.before.step}, the last one before it, is kept in {BEFORE}"
+    else:
+        before = f"the last validation before it was at step {onset.before.step}"
+    return (
+        f"Copying begins: at step {at.step}, {at.f_mem:.1%} of the samples are copies of training images "
+        f"({at.low:.1%} to {at.high:.1%}; of held-out images, at most {onset.null_high:.1%} would count as such); {before}"
+    )
