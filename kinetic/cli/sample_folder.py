@@ -1,0 +1,130 @@
+"""The folder that samples go to: whose it is, what is in it, and whether there is room."""
+
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+
+from kinetic.files import write_text
+from kinetic.outputs import is_picture
+from kinetic.sampling import seed_range
+
+RECORD = "sample.yaml"
+PARTS = ".parts"  # each batch as it was drawn; what the files are made from, and what an interrupted run continues
+FILES = ("samples.npz", "energies.csv", "energies.png", "grid.png", "compare.csv", "compare.png", "report.html")
+FOLDERS = ("images", "shards", PARTS)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Read sample.yaml; None where there is none."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {"settings": record["settings"], "seeds": seed_range(record["seeds"]), "batch": record["batch_size"]}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+        raise ValueError(
+            f"{path} is damaged; choose another --out, or replace what is there with --overwrite"
+        ) from None
+
+
+def claim(folder: Path, settings: dict[str, Any], seeds: Sequence[int], *, overwrite: bool) -> dict[str, Any] | None:
+    """Make sure that `folder` may be written to, and return the record of the same samples begun there before.
+
+    Raises ValueError where other samples lie in it, unless `overwrite` says to remove them.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another --out")
+    if overwrite:
+        remove(folder)
+        return None
+    record = read_record(folder)
+    advice = "choose another --out, or replace them with --overwrite"
+    if record is None:
+        taken = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
+        if taken:
+            raise ValueError(f"{folder} holds {taken[0]} of something else; {advice}")
+        return None
+    difference = first_difference(record["settings"], settings)
+    if difference is not None:
+        raise ValueError(f"{folder} holds samples of other settings ({difference}); {advice}")
+    if not set(record["seeds"]) <= set(seeds):
+        raise ValueError(f"{folder} holds seeds {seed_text(record['seeds'])}, more than are asked for; {advice}")
+    return record
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> str | None:
+    """Say where two plain settings differ first, in words; None where they are equal. Paths do not count."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            found = None if key == "checkpoint" else first_difference(old.get(key), new.get(key), str(key))
+            if found is not None:
+                return found
+        return None
+    return None if old == new else f"{name} {_short(old)}, now {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else ", ".join(value) if isinstance(value, dict) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def remove(folder: Path) -> None:
+    """Remove what an earlier sampling left in `folder`, and nothing else."""
+    for name in (*FILES, RECORD):
+        (folder / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def write_record(folder: Path, settings: dict[str, Any], seeds: Sequence[int], batch_size: int, **more: Any) -> None:
+    """Write sample.yaml: all that is needed to draw the same samples again."""
+    record = {
+        "settings": settings,
+        "seeds": seed_text(seeds),
+        "batch_size": batch_size,
+        **more,
+        "command": ["sample.py", *sys.argv[1:]],
+        "versions": {"kinetic": _version(), "torch": str(torch.__version__), "lightning": lightning.__version__},
+    }
+    write_text(folder / RECORD, yaml.safe_dump(record, sort_keys=False))
+
+
+def _version() -> str:
+    try:
+        return version("kinetic-flow")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def seed_text(seeds: Sequence[int]) -> str:
+    """Write rising seeds as `seed_range` reads them: 0-63,70."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def check_room(folder: Path, shape: Sequence[int], *, samples: int, copies: int, steps: int, exact: bool) -> None:
+    """Raise ValueError if `samples` of `shape` in `copies` files, and their parts, would not fit on the disk."""
+    width = 1 if is_picture(shape) else 4
+    each = math.prod(shape) * (width * copies + (4 if exact else width)) + 4 * steps + 400
+    needed = int(1.05 * samples * each) + 5 * 2**20
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ValueError(
+            f"not enough disk for {samples:,} samples in {folder}: they take about {needed / 2**20:,.0f} MiB and "
+            f"{free / 2**20:,.0f} MiB are free; choose another --out, fewer samples or fewer formats"
+        )

@@ -1,0 +1,66 @@
+"""One sample again, looked at closely."""
+
+from pathlib import Path
+
+import torch
+
+from kinetic.cli.sample_compare import aligned
+from kinetic.cli.sample_source import Origin
+from kinetic.data.pixels import to_uint8
+from kinetic.files import replacing
+from kinetic.outputs import ENERGIES, is_picture, png
+from kinetic.plots import save, trajectory_figure
+from kinetic.sampling import Sampler, draw
+from kinetic.seeds import Labels, labels_for
+
+SNAPSHOTS = 9  # states on the way that are shown
+
+
+def draw_one(
+    origin: Origin,
+    seed: int,
+    *,
+    labels: Labels,
+    sampler: Sampler,
+    device: torch.device,
+    precision: str,
+    folder: Path,
+) -> str:
+    """Draw the sample of `seed`, write it and its energy curve to `folder`, and return what to print."""
+    if seed < 0:
+        raise ValueError(f"--index is a seed of at least 0, got {seed}")
+    net = origin.net.to(device) if isinstance(origin.net, torch.nn.Module) else origin.net
+    label = labels_for(torch.tensor([seed]), labels, origin.num_classes)
+    found = draw(
+        net,
+        [seed],
+        shape=origin.shape,
+        labels=label,
+        sampler=sampler,
+        device=device,
+        precision=precision,
+        keep_path=1,
+    )
+    assert found.path is not None  # keep_path=1
+    assert found.path_times is not None
+    energy = float(found.energy[0])
+    written = [folder / f"energy-{seed}.png"]
+    chosen = torch.linspace(0, len(found.path) - 1, SNAPSHOTS).round().long().unique()
+    figure = trajectory_figure(
+        found.times,
+        found.power[:, 0],
+        found.path[chosen.to(found.path.device), 0],
+        found.path_times[chosen],
+        gain=None if sampler.kts.is_off else sampler.kts.gain(found.times),
+        tau=sampler.kts.tau,
+        title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: energy {energy:.4g}",
+    )
+    save(figure, written[0])
+    if is_picture(origin.shape):
+        written.insert(0, folder / f"sample-{seed}.png")
+        with replacing(written[0]) as beside:
+            beside.write_bytes(png(to_uint8(found.x)[0].cpu().numpy()))
+    lines = [["seed", str(seed)], *([] if label is None else [["class", str(int(label))]])]
+    lines += [[name, f"{float(getattr(found, name)[0]):.6g}"] for name in ENERGIES]
+    lines.append(["evaluations", str(found.nfe)])
+    return "\n".join([aligned(lines), *map(str, written)])

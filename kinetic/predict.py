@@ -1,0 +1,172 @@
+"""Drawing many samples under Lightning's `Trainer.predict`: on one process or several, and batch by batch to disk."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from kinetic.guidance import Network
+from kinetic.integrate import IntegrationError, Trajectory
+from kinetic.outputs import Part, holds, part_of, read_part, write_part
+from kinetic.sampling import Sampler, draw
+from kinetic.seeds import Labels, labels_for
+from kinetic.tensors import chunks
+
+Job = dict[str, Any]  # {"setting": str, "number": int, "seeds": int64 [B], "labels": int64 [B] or None}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How samples are drawn under one name; `finish` turns a trajectory into what is reported."""
+
+    sampler: Sampler
+    wrap: Callable[[Network], Network] = lambda net: net
+    finish: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples there are to draw, cut into batches once and for all.
+
+    A part holds one batch under one setting. The cut depends on the seeds and the batch size alone, and whole batches
+    are dealt to processes, so neither an interruption nor the number of processes changes a single byte.
+    """
+
+    folder: Path
+    settings: Sequence[str]
+    seeds: Sequence[int]
+    labels: Labels
+    num_classes: int | None
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("there is nothing to draw: pass --num of 1 or more")
+        self.label_of(self.seeds[:1])
+
+    def label_of(self, seeds: Sequence[int]) -> Tensor | None:
+        """Labels int64 [n] of seeds, None for an unconditional network."""
+        return labels_for(torch.tensor(list(seeds)), self.labels, self.num_classes)
+
+    def batches(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """Each batch of seeds with its number."""
+        for number, part in enumerate(chunks(len(self.seeds), self.batch_size)):
+            yield number, self.seeds[part]
+
+    def path(self, setting: str, number: int) -> Path:
+        """Where a part lies."""
+        return self.folder / setting.replace(" ", "-") / f"{number:06d}.npz"
+
+    def missing(self) -> list[Job]:
+        """The batches that are not drawn yet."""
+        return [
+            {"setting": setting, "number": number, "seeds": torch.tensor(seeds), "labels": self.label_of(seeds)}
+            for setting in self.settings
+            for number, seeds in self.batches()
+            if not holds(self.path(setting, number), seeds)
+        ]
+
+    def parts(self, setting: str) -> Iterator[Part]:
+        """Read the parts of a setting, in the order of the seeds."""
+        for number, _ in self.batches():
+            yield read_part(self.path(setting, number))
+
+
+class SamplingModule(LightningModule):
+    """A network with the settings to draw samples under."""
+
+    def __init__(
+        self,
+        net: Network,
+        settings: Mapping[str, Setting],
+        plan: Plan,
+        *,
+        shape: Sequence[int],
+        precision: str = "32",
+    ) -> None:
+        """Take samples of `shape`, without the batch axis; `precision` holds for the network alone."""
+        super().__init__()
+        if isinstance(net, nn.Module):
+            self.module = net  # so that Lightning moves it
+        self.net, self.settings, self.plan = net, dict(settings), plan
+        self.shape, self.draw_precision = tuple(shape), precision
+
+    def predict_dataloader(self) -> DataLoader:
+        """This process's share of the batches that are missing, as the first process sees them."""
+        assert self.trainer is not None
+        seen = self.plan.missing() if self.trainer.is_global_zero else []
+        jobs = self.trainer.strategy.broadcast(seen)
+        share = jobs[self.trainer.global_rank :: self.trainer.world_size] or jobs[:1]  # none may stand idle
+        return DataLoader(Jobs(share), batch_size=None, collate_fn=_same)
+
+    def predict_step(self, batch: Job, batch_idx: int, dataloader_idx: int = 0) -> Trajectory:
+        """Draw the samples of {"setting", "seeds", "labels"}; what goes wrong becomes a ValueError with advice."""
+        setting, seeds = self.settings[batch["setting"]], batch["seeds"].tolist()
+        try:
+            trajectory = draw(
+                setting.wrap(self.net),
+                seeds,
+                shape=self.shape,
+                labels=batch["labels"],
+                sampler=setting.sampler,
+                device=self.device,
+                precision=self.draw_precision,
+            )
+        except IntegrationError as error:
+            raise ValueError(f"seeds {seeds[0]} to {seeds[-1]}: {error}") from None
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"out of memory with {len(seeds)} samples at a time; pass a smaller --batch-size"
+            ) from None
+        return setting.finish(trajectory)
+
+
+class Jobs(Dataset):
+    """Batches that are cut already."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, index: int) -> Job:
+        return self.jobs[index]
+
+
+def _same(item: Any) -> Any:
+    return item
+
+
+class PartWriter(Callback):
+    """Writes every batch of a SamplingModule as it comes, so that an interruption costs one batch.
+
+    With `exact` pictures are kept as floats.
+    """
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self.exact = exact
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the part."""
+        part = part_of(outputs, batch["seeds"], batch["labels"], exact=self.exact)
+        assert isinstance(pl_module, SamplingModule)
+        write_part(pl_module.plan.path(batch["setting"], batch["number"]), part)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait until every process has written its parts."""
+        trainer.strategy.barrier()
