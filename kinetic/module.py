@@ -12,10 +12,12 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
 from kinetic.averaging import AveragedNetwork
-from kinetic.build import ClassConfig, build
+from kinetic.build import ClassConfig, build_trusted
 from kinetic.checkpoint import check_weights
 from kinetic.couplings import pair
+from kinetic.data.fit import check_fit
 from kinetic.integrate import Trajectory
+from kinetic.optimizers import make_optimizer
 from kinetic.paths import path as affine_path
 from kinetic.sampling import Sampler, draw, renoise
 from kinetic.seeds import ValidationSampling, seed_loader
@@ -23,7 +25,6 @@ from kinetic.tensors import generator, seed_from, seeded_noise
 from kinetic.times import draw_times, drop_labels, validation_times
 
 Batch = dict[str, Any]
-ADAM: ClassConfig = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4}}
 
 
 class NonFiniteLoss(ValueError):
@@ -91,7 +92,7 @@ class FlowMatching(LightningModule):
             "sampler": sampler.to_dict(),
         }
         self.save_hyperparameters(plain, logger=False)
-        self.net = network if isinstance(network, nn.Module) else _build(network, base=nn.Module)
+        self.net = network if isinstance(network, nn.Module) else build_trusted(network, base=nn.Module)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
@@ -100,7 +101,7 @@ class FlowMatching(LightningModule):
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
         self.times, self.time_mean, self.time_std = times, time_mean, time_std
         self.label_dropout = _checked_dropout(label_dropout, self.num_classes)
-        self.optimizer_config, self.scheduler_config = optimizer or ADAM, scheduler
+        self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.warmup_steps = warmup_steps
         self.samples, self.sampler = samples, sampler
         if compile:
@@ -193,12 +194,9 @@ class FlowMatching(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser over the trained network, and its schedule with the warm-up in front."""
         trained = [p for p in self.net.parameters() if p.requires_grad]
-        optimizer = _build(self.optimizer_config, trained, base=torch.optim.Optimizer)
-        schedule = None
-        if self.scheduler_config is not None:
-            schedule = _build(self.scheduler_config, optimizer, base=torch.optim.lr_scheduler.LRScheduler)
-        if self.warmup_steps > 0:
-            schedule = _warm_up(optimizer, self.warmup_steps, schedule)
+        optimizer, schedule = make_optimizer(
+            trained, self.optimizer_config, self.scheduler_config, warmup_steps=self.warmup_steps
+        )
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -235,10 +233,6 @@ class FlowMatching(LightningModule):
         self.log("val/loss", errors.mean(), batch_size=len(x1), prog_bar=True, sync_dist=True, add_dataloader_idx=False)
         return None
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Trajectory:
-        """Trajectories of a batch of seeds."""
-        return self.draw(batch, self.sampler, precision=self.samples.precision)
-
     def draw(self, batch: Batch, sampler: Sampler, *, precision: Literal["32", "bf16"] = "32") -> Trajectory:
         """Draw the samples of {"seeds": int64 [B], "labels": int64 [B] or None} with the averaged weights."""
         return draw(
@@ -268,18 +262,7 @@ class FlowMatching(LightningModule):
         """Check the data before anything is computed."""
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None:
-            self.check_data(data)
-
-    def check_data(self, data: Any) -> None:
-        """Raise ValueError with advice if the network does not take images of `data.shape`, or other classes."""
-        expected = getattr(self.net, "sample_shape", None)
-        if expected is not None and tuple(data.shape) != tuple(expected):
-            raise ValueError(_shape_advice(tuple(data.shape), tuple(expected)))
-        if self.num_classes is not None and (data.num_classes or 0) != self.num_classes:
-            raise ValueError(
-                f"the network has {self.num_classes} classes, but the data has {data.num_classes or 'none'}; "
-                f"set network.init_args.num_classes to {data.num_classes or 'null'}"
-            )
+            check_fit(self.net, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another architecture in one line."""
@@ -290,31 +273,9 @@ class FlowMatching(LightningModule):
         checkpoint["kinetic"] = {"format": 1, "weights": self.weights, "sample_shape": list(self.sample_shape)}
 
 
-def _build(config: ClassConfig, *args: Any, base: type) -> Any:
-    """Build from the user's own configuration, which may name the user's own classes."""
-    return build(config, *args, base=base, packages=(str(config.get("class_path", "")).split(".")[0],))
-
-
-def _warm_up(optimizer: torch.optim.Optimizer, steps: int, after: Any) -> Any:
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / (steps + 1), total_iters=steps)
-    if after is None:
-        return warm_up
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, after], milestones=[steps])
-
-
 def _checked_dropout(probability: float, num_classes: int | None) -> float:
     if not 0 <= probability <= 1 or math.isnan(probability):
         raise ValueError(f"label_dropout must lie in [0, 1], got {probability}")
     if probability > 0 and num_classes is None:
         raise ValueError("label_dropout is set, but the network is unconditional; set label_dropout to 0")
     return probability
-
-
-def _shape_advice(data: tuple[int, ...], network: tuple[int, ...]) -> str:
-    head = f"the data has shape {data}, but the network takes {network}"
-    if len(data) != 3 or len(network) != 3:
-        return f"{head}; choose a network for data of this kind"
-    if data[0] != network[0]:
-        advice = "set --data.init_args.grayscale true" if network[0] == 1 else f"set in_channels to {data[0]}"
-        return f"{head}: the channels differ; {advice}"
-    return f"{head}: the sizes differ; set --data.init_args.size {network[1]}"

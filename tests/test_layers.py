@@ -22,6 +22,7 @@ LAYERS: dict[str, float] = {
     "kinetic.shaping": 1,
     "kinetic.guidance": 1,
     "kinetic.averaging": 1,
+    "kinetic.optimizers": 1,
     "kinetic.nn": 1,
     "kinetic.metrics.neighbors": 1.5,  # searches a reference
     "kinetic.metrics.reference": 1,

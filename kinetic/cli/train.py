@@ -27,6 +27,7 @@ from kinetic.checkpoint_io import SafeCheckpointIO
 from kinetic.cli.dry_run import dry_run
 from kinetic.cli.noise import quiet
 from kinetic.data import FlowDataModule
+from kinetic.data.fit import check_fit
 from kinetic.files import write_text
 from kinetic.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, wandb_logger
 from kinetic.module import FlowMatching
@@ -140,7 +141,7 @@ class TrainCLI(LightningCLI):
         self.datamodule.setup("fit")
         trainer = self.trainer
         self.datamodule.train_loader(world=trainer.world_size, accumulate=trainer.accumulate_grad_batches)
-        self.model.check_data(self.datamodule)
+        check_fit(self.model.net, self.datamodule)
 
     @rank_zero_only
     def open_folder(self) -> None:

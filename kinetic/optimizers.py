@@ -1,0 +1,35 @@
+"""The optimiser and its learning-rate schedule, from a configuration."""
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
+
+from kinetic.build import ClassConfig, build_trusted
+
+ADAM: ClassConfig = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4}}
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter],
+    optimizer: ClassConfig | None = None,
+    schedule: ClassConfig | None = None,
+    *,
+    warmup_steps: int = 0,
+) -> tuple[Optimizer, LRScheduler | None]:
+    """Build an optimiser (Adam at 2e-4 by default) and a schedule counted in steps.
+
+    The learning rate rises linearly over `warmup_steps` from 1/(warmup_steps + 1) of its value; `schedule` counts from
+    there on.
+    """
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
+    made = build_trusted(optimizer or ADAM, parameters, base=Optimizer)
+    after = None if schedule is None else build_trusted(schedule, made, base=LRScheduler)
+    if warmup_steps == 0:
+        return made, after
+    warm_up = LinearLR(made, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
+    if after is None:
+        return made, warm_up
+    return made, SequentialLR(made, [warm_up, after], milestones=[warmup_steps])
