@@ -30,16 +30,16 @@ class ParseOnly(TrainCLI):
         raise StopIteration
 
     @classmethod
-    def parse(cls, path: Path):
+    def parse_args(cls, args: list[str]):
         cli = cls.__new__(cls)
         with pytest.raises(StopIteration):
-            cli.__init__(["--config", str(path)], stem="x", resume=None)
+            cli.__init__(args, stem="x", resume=None)
         return cli
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_parses_and_its_network_has_the_size_it_should(path):
-    config = ParseOnly.parse(path).config
+    config = ParseOnly.parse_args(["--config", str(path)]).config
     network = config.network.as_dict()
     module, name = network["class_path"].rsplit(".", 1)
     with torch.device("meta"):
