@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kinetic.guidance import Network
@@ -92,8 +92,6 @@ class SamplingModule(LightningModule):
     ) -> None:
         """Take samples of `shape`, without the batch axis; `precision` holds for the network alone."""
         super().__init__()
-        if isinstance(net, nn.Module):
-            self.module = net  # so that Lightning moves it
         self.net, self.settings, self.plan = net, dict(settings), plan
         self.shape, self.draw_precision = tuple(shape), precision
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kinetic.cli.sample_controls import noised
-from kinetic.cli.sample_source import Reference
+from kinetic.cli.sample_source import index_of
 from kinetic.data import FlowDataModule
 from kinetic.files import write_text
 from kinetic.metrics.memorization import MemorizationResult, memorization
@@ -19,6 +19,7 @@ from kinetic.metrics.reference import ReferenceIndex
 from kinetic.outputs import is_picture, write_energies
 from kinetic.plots import compare_grid, save
 from kinetic.predict import Plan
+from kinetic.shaping import PRESETS
 
 COLUMNS = 10  # seeds in the picture
 
@@ -56,11 +57,10 @@ def compare(folder: Path, plan: Plan, data: FlowDataModule | None, *, controls: 
     means = {name: _means(plan, name) for name in plan.settings}
     moved = {name: (x - samples["off"]).flatten(1).norm(dim=1) for name, x in samples.items()}
     if controls:
-        shaped = [name for name in plan.settings if name != "off" and not name.startswith("off ")]
-        for name in shaped:
+        for name in (name for name in plan.settings if name in PRESETS and name != "off"):
             key = f"off, noise as {name}"
             samples[key], moved[key] = noised(samples["off"], moved[name], plan.seeds), moved[name]
-    reference = None if data is None else _index(data)
+    reference = None if data is None else index_of(data)
     rows = [
         _row(name, x, moved[name], means.get(name, (math.nan,) * 3), plan, reference) for name, x in samples.items()
     ]
@@ -69,11 +69,6 @@ def compare(folder: Path, plan: Plan, data: FlowDataModule | None, *, controls: 
         shown = {name: x[:COLUMNS] for name, x in samples.items()}
         save(compare_grid(shown, seeds=plan.seeds[:COLUMNS]), folder / "compare.png")
     return rows
-
-
-def _index(data: FlowDataModule) -> ReferenceIndex:
-    source = Reference(data)
-    return ReferenceIndex.build(source, cache=source.small)
 
 
 def _means(plan: Plan, setting: str) -> tuple[float, float, float]:

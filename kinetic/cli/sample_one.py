@@ -1,5 +1,6 @@
 """One sample again, looked at closely."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -63,4 +64,4 @@ def draw_one(
     lines = [["seed", str(seed)], *([] if label is None else [["class", str(int(label))]])]
     lines += [[name, f"{float(getattr(found, name)[0]):.6g}"] for name in ENERGIES]
     lines.append(["evaluations", str(found.nfe)])
-    return "\n".join([aligned(lines), *map(str, written)])
+    return "\n".join([aligned(lines), *map(os.path.relpath, written)])

@@ -91,8 +91,8 @@ def _which(group: Any) -> None:
     group.add_argument(
         "--controls",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="beside a comparison: off with equal noise added, and off stopped early (default: where they tell)",
+        default=None,
+        help="compare also with off plus equal noise, and off stopped early (default: if F_mem can be measured)",
     )
 
 

@@ -17,6 +17,7 @@ from kinetic.data import FlowDataModule
 from kinetic.empirical import EmpiricalVelocity
 from kinetic.files import sha256
 from kinetic.guidance import Network
+from kinetic.metrics.reference import ReferenceIndex
 from kinetic.runs import CONFIG, LAST, find_run
 
 CACHE_BYTES = 2**31
@@ -118,6 +119,18 @@ class Reference:
     def small(self) -> bool:
         """Whether the images may be kept in memory."""
         return self.data.num_reference * torch.Size(self.data.shape).numel() * 4 < CACHE_BYTES
+
+
+def index_of(data: FlowDataModule) -> ReferenceIndex:
+    """Prepare the training images for the search of nearest neighbours."""
+    source = Reference(data)
+    return ReferenceIndex.build(source, cache=source.small)
+
+
+def training_size(run: Path) -> int | None:
+    """How many images a run was trained on, as it wrote down; None if it did not."""
+    listed = run / "subset.txt"
+    return len(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else None
 
 
 def _empirical(run: Path, packages: tuple[str, ...], *, conditional: bool, device: torch.device) -> Origin:
