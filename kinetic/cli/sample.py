@@ -15,7 +15,7 @@ from kinetic.callbacks.stopping import Interrupted
 from kinetic.cli.noise import quiet
 from kinetic.cli.sample_controls import STOPS, stopped
 from kinetic.cli.sample_finish import SINGLE, Work, finish, has_controls
-from kinetic.cli.sample_folder import PARTS, check_room, claim, write_record
+from kinetic.cli.sample_folder import PARTS, check_room, claim, device_name, write_record
 from kinetic.cli.sample_one import draw_one
 from kinetic.cli.sample_options import labels_of, parse, presets_of, sampler_of, seeds_of
 from kinetic.cli.sample_source import Origin, open_data, open_origin, run_of, training_size, trusted
@@ -140,7 +140,8 @@ def _plan(
     usual = BATCH.get(trainer.strategy.root_device.type, 256)
     batch = options.batch_size or min(usual, -(-len(seeds) // trainer.world_size))
     plan = Plan(folder / PARTS, tuple(settings), seeds, labels, origin.num_classes, batch)
-    work = Work(options=options, origin=origin, data=data, settings=settings, plan=plan, folder=folder)
+    device = trainer.strategy.root_device
+    work = Work(options=options, origin=origin, data=data, settings=settings, plan=plan, folder=folder, device=device)
     identity = {
         **origin.identity,
         "labels": labels if origin.num_classes is not None else None,
@@ -165,7 +166,8 @@ def _claimed(work: Work, identity: dict[str, Any]) -> Work:
     begun = claim(work.folder, identity, plan.seeds, overwrite=options.overwrite)
     if begun is not None and options.batch_size is None:
         plan = replace(plan, batch_size=begun["batch"])
-    write_record(work.folder, identity, plan.seeds, plan.batch_size, formats=list(options.formats))
+    more = {"formats": list(options.formats), "device": device_name(work.device)}
+    write_record(work.folder, identity, plan.seeds, plan.batch_size, **more)
     return replace(work, plan=plan)
 
 
@@ -173,7 +175,8 @@ def _draw(work: Work, trainer: Trainer) -> None:
     """Draw the batches that are missing."""
     if is_rank_zero() and not work.plan.missing():
         print(f"all samples are in {os.path.relpath(work.folder)} already", file=sys.stderr)
-        return
+        if trainer.world_size == 1:  # several processes go on together or not at all
+            return
     module = SamplingModule(
         work.origin.net, work.settings, work.plan, shape=work.origin.shape, precision=work.options.precision
     )

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from kinetic.cli.sample_controls import noised
-from kinetic.cli.sample_source import index_of
+from kinetic.cli.sample_source import copies_among, index_of
 from kinetic.data import FlowDataModule
 from kinetic.files import write_text
-from kinetic.metrics.memorization import MemorizationResult, memorization
+from kinetic.metrics.memorization import MemorizationResult
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.outputs import is_picture, write_energies
 from kinetic.plots import compare_grid, save
@@ -50,7 +50,9 @@ class Row:
 FIELDS = tuple(Row.__dataclass_fields__)
 
 
-def compare(folder: Path, plan: Plan, data: FlowDataModule | None, *, controls: bool) -> list[Row]:
+def compare(
+    folder: Path, plan: Plan, data: FlowDataModule | None, *, controls: bool, device: torch.device
+) -> list[Row]:
     """Turn the parts of every setting of `plan` to files and rows; `off` comes first, F_mem needs the `data`."""
     write_energies(folder / "energies.csv", {name: plan.parts(name) for name in plan.settings})
     samples = {name: torch.cat([part.images() for part in plan.parts(name)]) for name in plan.settings}
@@ -60,7 +62,7 @@ def compare(folder: Path, plan: Plan, data: FlowDataModule | None, *, controls: 
         for name in (name for name in plan.settings if name in PRESETS and name != "off"):
             key = f"off, noise as {name}"
             samples[key], moved[key] = noised(samples["off"], moved[name], plan.seeds), moved[name]
-    reference = None if data is None else index_of(data)
+    reference = None if data is None else index_of(data, device)
     rows = [
         _row(name, x, moved[name], means.get(name, (math.nan,) * 3), plan, reference) for name, x in samples.items()
     ]
@@ -90,7 +92,7 @@ def _row(
 ) -> Row:
     found: MemorizationResult | None = None
     if reference is not None:
-        found = memorization(x, reference, index=torch.tensor(plan.seeds))
+        found = copies_among(x, reference, plan.seeds)
     finite = moved[moved.isfinite()]
     return Row(
         setting=name,

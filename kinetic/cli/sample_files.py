@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinetic.cli.sample_source import index_of
+from kinetic.cli.sample_source import copies_among, index_of
 from kinetic.data import FlowDataModule
-from kinetic.metrics.memorization import memorization
 from kinetic.outputs import Part, is_picture, write_energies, write_npz, write_pngs, write_tars
 from kinetic.plots import energies_figure, image_grid, save, toy_scatter
 from kinetic.predict import Plan
@@ -114,10 +113,10 @@ def summary(plan: Plan, setting: str) -> str:
     return ", ".join(words)
 
 
-def copies(plan: Plan, setting: str, data: FlowDataModule) -> str:
+def copies(plan: Plan, setting: str, data: FlowDataModule, device: torch.device) -> str:
     """F_mem in one line."""
     x = torch.cat([part.images() for part in plan.parts(setting)])
-    found = memorization(x, index_of(data), index=torch.tensor(plan.seeds))
+    found = copies_among(x, index_of(data, device), plan.seeds)
     return (
         f"F_mem {100 * found.f_mem:.1f} % (95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %): "
         f"{found.copied:,} of {found.total:,} are copies of training images"

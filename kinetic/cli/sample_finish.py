@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from kinetic.cli.sample_compare import compare, table
 from kinetic.cli.sample_files import broken, copies, summary, write_files
 from kinetic.cli.sample_source import Origin
@@ -27,6 +29,7 @@ class Work:
         settings: what is drawn under, by name.
         plan: which samples, in which batches.
         folder: where the results go.
+        device: of this process.
     """
 
     options: argparse.Namespace
@@ -35,6 +38,7 @@ class Work:
     settings: dict[str, Setting]
     plan: Plan
     folder: Path
+    device: torch.device
 
     @property
     def comparing(self) -> bool:
@@ -46,7 +50,8 @@ def finish(work: Work) -> None:
     """Write the files and say what there is."""
     print(f"\n{len(work.plan.seeds):,} samples from {work.origin.name}")
     if work.comparing:
-        print(table(compare(work.folder, work.plan, work.data, controls=has_controls(work.options, work.data))))
+        controls = has_controls(work.options, work.data)
+        print(table(compare(work.folder, work.plan, work.data, controls=controls, device=work.device)))
     else:
         _single(work)
     write_sampling_report(work.folder)
@@ -73,7 +78,7 @@ def _single(work: Work) -> None:
     )
     print(summary(work.plan, SINGLE))
     if work.data is not None:
-        print(copies(work.plan, SINGLE, work.data))
+        print(copies(work.plan, SINGLE, work.data, work.device))
 
 
 def _tell_broken(work: Work, setting: str) -> None:

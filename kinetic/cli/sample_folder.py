@@ -98,6 +98,11 @@ def write_record(folder: Path, settings: dict[str, Any], seeds: Sequence[int], b
     write_text(folder / RECORD, yaml.safe_dump(record, sort_keys=False))
 
 
+def device_name(device: torch.device) -> str:
+    """Name the kind of device, as results differ between kinds in the last digits."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _version() -> str:
     try:
         return version("kinetic-flow")
@@ -121,6 +126,7 @@ def check_room(folder: Path, shape: Sequence[int], *, samples: int, copies: int,
     width = 1 if is_picture(shape) else 4
     each = math.prod(shape) * (width * copies + (4 if exact else width)) + 4 * steps + 400
     needed = int(1.05 * samples * each) + 5 * 2**20
+    needed -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # there, or to be replaced
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from kinetic.data import FlowDataModule
 from kinetic.empirical import EmpiricalVelocity
 from kinetic.files import sha256
 from kinetic.guidance import Network
+from kinetic.metrics.memorization import MemorizationResult, memorization
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.runs import CONFIG, LAST, find_run
 
@@ -121,10 +122,15 @@ class Reference:
         return self.data.num_reference * torch.Size(self.data.shape).numel() * 4 < CACHE_BYTES
 
 
-def index_of(data: FlowDataModule) -> ReferenceIndex:
-    """Prepare the training images for the search of nearest neighbours."""
+def index_of(data: FlowDataModule, device: torch.device) -> ReferenceIndex:
+    """Prepare the training images for the search of nearest neighbours on `device`."""
     source = Reference(data)
-    return ReferenceIndex.build(source, cache=source.small)
+    return ReferenceIndex.build(source, device=device, cache=source.small)
+
+
+def copies_among(x: Tensor, reference: ReferenceIndex, seeds: Sequence[int]) -> MemorizationResult:
+    """F_mem of samples `x` [N, ...]."""
+    return memorization(x.to(reference.device), reference, index=torch.tensor(seeds, device=reference.device))
 
 
 def training_size(run: Path) -> int | None:
