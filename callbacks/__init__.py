@@ -1,12 +1,12 @@
 """What happens beside training: measuring, drawing, saving and telling."""
 
-from kinetic.callbacks.checkpoints import Checkpoints
-from kinetic.callbacks.kpe import KPECallback
-from kinetic.callbacks.memorization import MemorizationCallback
-from kinetic.callbacks.progress import RunProgress
-from kinetic.callbacks.report import ReportCallback
-from kinetic.callbacks.schedule import LogSpacedValidation
-from kinetic.callbacks.stopping import StopCleanly
+from .checkpoints import Checkpoints
+from .kpe import KPECallback
+from .memorization import MemorizationCallback
+from .progress import RunProgress
+from .report import ReportCallback
+from .schedule import LogSpacedValidation
+from .stopping import StopCleanly
 
 __all__ = [
     "Checkpoints",

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from kinetic.callbacks.telling import say
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetic.integrate import Trajectory
+
+from .telling import say
 
 ENERGIES = ("energy", "field_energy", "early", "late", "late_fraction", "final_power", "drift")
 NAMES = (*ENERGIES, "response", "per_dim_energy")

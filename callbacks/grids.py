@@ -22,7 +22,7 @@ def by_energy(energy: NDArray[np.float64], *, extremes: int, middle: int) -> NDA
     if len(order) <= 2 * extremes + middle:
         return order
     inner = order[extremes : len(order) - extremes]
-    spaced = inner[np.linspace(0, len(inner) - 1, middle).round().astype(int)]
+    spaced = inner[((np.arange(middle) + 0.5) * len(inner) / max(middle, 1)).astype(int)]
     return np.concatenate([order[:extremes], spaced, order[len(order) - extremes :]])
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from kinetic.callbacks.gather import ENERGIES, Array, Collector, Table, validation_table
-from kinetic.callbacks.grids import by_energy, drawable, picture_path, write_grid
-from kinetic.callbacks.tables import StepTable
-from kinetic.callbacks.telling import attempt, fitting, log_media, log_numbers, monitoring
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+
+from .gather import ENERGIES, Array, Collector, Table, validation_table
+from .grids import by_energy, drawable, picture_path, write_grid
+from .tables import StepTable
+from .telling import attempt, fitting, log_media, log_numbers, monitoring
 
 QUANTILES = (5, 25, 50, 75, 95)
 
@@ -133,7 +134,7 @@ class KPECallback(Callback):
             self._open(trainer)
         step, epoch, about = trainer.global_step, trainer.current_epoch, provenance(module)
         self._files["kpe"].write(step, rows_of(table, epoch), about=about)
-        if len(table.times):
+        if len(table.times) and table.finite.any():
             self._files["profiles"].write(step, profile(table) | {"epoch": [epoch] * len(table.times)}, about=about)
 
 
@@ -167,11 +168,8 @@ def rows_of(table: Table, epoch: int) -> dict[str, Any]:
 def profile(table: Table) -> dict[str, Any]:
     """Columns of profiles.parquet: the field power ½‖v‖² over time, mean and quartiles of the finite samples."""
     power = table.power[:, table.finite].astype(np.float64)
-    power = np.where(np.isfinite(power), power, np.nan)
-    if not power.shape[1]:
-        power = np.full((len(power), 1), np.nan)
-    low, high = np.nanpercentile(power, [25, 75], axis=1)
-    return {"t": table.times, "mean": np.nanmean(power, axis=1), "q25": low, "q75": high}
+    low, high = np.percentile(power, [25, 75], axis=1)
+    return {"t": table.times, "mean": power.mean(axis=1), "q25": low, "q75": high}
 
 
 def provenance(module: LightningModule) -> dict[str, str]:

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinetic.callbacks.gather import Collector, Table, gather, validation_table
-from kinetic.callbacks.grids import picture_path, write_gallery
-from kinetic.callbacks.onset import BEFORE, History, onset_line
-from kinetic.callbacks.reference import Null, Range, TrainingSet
-from kinetic.callbacks.tables import StepTable
-from kinetic.callbacks.telling import alert, attempt, fitting, log_media, log_numbers, monitoring, reason, say
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.metrics.memorization import MemorizationResult, Validation, measure, summarize
 from kinetic.metrics.signals import signal_table
+
+from .gather import Collector, Table, gather, validation_table
+from .grids import picture_path, write_gallery
+from .onset import BEFORE, History, onset_line
+from .reference import Null, Range, TrainingSet
+from .tables import StepTable
+from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, reason, say
 
 SIGNALS = {
     "energy": "energy",

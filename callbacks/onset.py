@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kinetic.callbacks.reference import Null
-
 from kinetic.files import write_text
 from kinetic.metrics.memorization import Onset, Validation, find_onset
+
+from .reference import Null
 
 BEFORE = "checkpoints/before-onset.ckpt"
 
@@ -62,7 +62,8 @@ def onset_line(onset: Onset, *, kept: bool) -> str:
         before = f"step {onset.before.step}, the last one before it, is kept in {BEFORE}"
     else:
         before = f"the last validation before it was at step {onset.before.step}"
+    null = f"{onset.null_high:.1%}"
     return (
         f"Copying begins: at step {at.step}, {at.f_mem:.1%} of the samples are copies of training images "
-        f"({at.low:.1%} to {at.high:.1%}; of held-out images, at most {onset.null_high:.1%} would count as such); {before}"
+        f"({at.low:.1%} to {at.high:.1%}; of held-out images, at most {null} would count as such); {before}"
     )

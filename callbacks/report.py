@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from kinetic.callbacks.telling import attempt, fitting
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+
+from .telling import attempt, fitting
 
 
 class ReportCallback(Callback):

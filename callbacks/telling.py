@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinetic.callbacks.progress import RunProgress
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
 from kinetic.loggers import QuietWandb
+
+from .progress import RunProgress
 
 
 def say(trainer: Trainer, text: str) -> None:
