@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
-from kinetic.metrics.memorization import measure, prepare, summarize
+from kinetic.metrics.memorization import memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
 
 Range = tuple[float, float]
@@ -102,14 +102,11 @@ class Null:
         """Compare the images of `data.held_out(limit)` with the training images; None where there are none."""
         if limit == 0 or not callable(getattr(data, "held_out", None)):
             return None
-        rows, count = [], 0
-        for item in data.held_out(limit):
-            images = _unpacked(item, 0)[0]
-            rows.append(measure(images, training.index, count + torch.arange(len(images)), threshold=threshold).cpu())
-            count += len(images)
-        if not count:
+        parts = [_unpacked(item, 0)[0] for item in data.held_out(limit)]
+        if not sum(map(len, parts)):
             return None
-        result = summarize(torch.cat(rows))
+        images = torch.cat(parts)  # at once, as a streamed reference is read each time
+        result = memorization(images, training.index, threshold=threshold)
         return cls(result.f_mem, result.high, result.total)
 
 
