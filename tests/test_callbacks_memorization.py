@@ -219,3 +219,30 @@ def test_settings_are_checked_and_distinguish_states():
     with pytest.raises(ValueError, match="gallery must not be negative, got -1"):
         MemorizationCallback(gallery=-1)
     assert MemorizationCallback().state_key != MemorizationCallback(threshold=0.5).state_key
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_callbacks_used_again_know_nothing_of_the_run_before(tmp_path):
+    memory = MemorizationCallback()
+    fit(tmp_path / "copying", memory, module=Scripted(copy_at=0), steps=6)
+    fit(tmp_path / "clean", memory, steps=2)
+    assert onset(tmp_path / "clean")["step"] is None
+    assert list(memory.history.validations) == [2]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validation_interrupted_half_way_leaves_nothing_to_the_next(tmp_path):
+    energies, memory, module = KPECallback(), MemorizationCallback(), Scripted()
+    original = module.validation_step
+
+    def stops(batch, batch_idx):
+        if batch_idx == 3:
+            raise InterruptedError
+        return original(batch, batch_idx)
+
+    module.validation_step = stops
+    with pytest.raises(InterruptedError):
+        fit(tmp_path / "a", energies, memory, module=module, steps=2)
+    fit(tmp_path / "b", energies, memory, data=Data(samples=4), steps=2)
+    assert energies.table.seeds.tolist() == [0, 1, 2, 3]
+    assert memory.result.total == 4
