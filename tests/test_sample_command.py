@@ -21,6 +21,7 @@ from kinetic.checkpoint import load_network, read_checkpoint, write_checkpoint
 from kinetic.cli import main
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
+from kinetic.nn import UNet
 from kinetic.sampling import Sampler, draw
 from tests.conftest import TINY, merged
 
@@ -99,7 +100,7 @@ def test_one_command_writes_everything(at, capsys):
     picture = np.asarray(Image.open(out / "images/000005.png"))
     assert np.array_equal(picture, pixels(out)[5, :, :, 0])
     said = capsys.readouterr().out
-    assert f"energy {float(exact.energy.mean()):.2f} ± " in said
+    assert f"energy {float(exact.energy.double().mean()):.4g} ± " in said
     assert "F_mem 0.0 %" in said
     assert "--index 0" in said
     record = yaml.safe_load((out / "sample.yaml").read_text())
@@ -279,6 +280,32 @@ def test_raw_weights_and_labels(at):
     net = load_network(run / "checkpoints/last.ckpt", weights="raw").net
     found = draw(net, [2], shape=(1, 8, 8), labels=2, sampler=Sampler(steps=4))
     assert float(rows(Path("raw"))[2]["energy"]) == pytest.approx(float(found.energy), rel=1e-4)
+
+
+def test_options_reach_the_network(at, monkeypatch):
+    at("classes")
+    calls = []
+    original = kinetic.predict.draw
+    monkeypatch.setattr(kinetic.predict, "draw", lambda *a, **k: calls.append(k) or original(*a, **k))
+    sample(["--guidance", "3", "--labels", "4", "--precision", "bf16", "--num", "2", *QUICK])
+    assert len(calls) == 1
+    assert calls[0]["labels"].tolist() == [4, 4]
+    assert calls[0]["sampler"] == Sampler(steps=4, guidance=3.0)
+    assert calls[0]["precision"] == "bf16"
+
+
+class Own(UNet):
+    """A network of the user's own."""
+
+
+def test_own_network_needs_to_be_trusted(at, capsys):
+    run = at("plain")
+    state = read_checkpoint(run / "checkpoints/last.ckpt")
+    state["hyper_parameters"]["network"]["class_path"] = f"{__name__}.Own"
+    write_checkpoint(state, run / "checkpoints/last.ckpt")
+    assert "--trust tests" in refused(capsys, "--num", "2", *QUICK)
+    sample(["--num", "2", "--trust", "tests", "--out", "out", *QUICK])
+    assert len(rows(Path("out"))) == 2
 
 
 FAULTS = [

@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ def _draw(work: Work, trainer: Trainer) -> None:
     module = SamplingModule(
         work.origin.net, work.settings, work.plan, shape=work.origin.shape, precision=work.options.precision
     )
+    warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there
     try:
         trainer.predict(module, return_predictions=False)
     except SystemExit:  # what Lightning turns Ctrl-C into

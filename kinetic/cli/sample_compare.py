@@ -129,8 +129,8 @@ def table(rows: list[Row]) -> str:
     body = [
         [
             row.setting,
-            _number(row.energy, ".2f"),
-            _number(row.field_energy, ".2f"),
+            _number(row.energy, ".4g"),
+            _number(row.field_energy, ".4g"),
             _number(100 * row.late_fraction, ".1f", " %"),
             _number(100 * row.f_mem, ".1f", " %"),
             "-" if math.isnan(row.low) else f"{100 * row.low:.1f} to {100 * row.high:.1f} %",

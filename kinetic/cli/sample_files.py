@@ -109,7 +109,7 @@ def summary(plan: Plan, setting: str) -> str:
         values = scale * column(plan, setting, name)
         values = values[np.isfinite(values)]
         mean, spread = (float(values.mean()), float(values.std())) if values.size else (math.nan, math.nan)
-        words.append(f"{title} {mean:.2f} ± {spread:.2f}{unit}")
+        words.append(f"{title} {mean:.4g} ± {spread:.2g}{unit}")
     return ", ".join(words)
 
 
@@ -119,5 +119,5 @@ def copies(plan: Plan, setting: str, data: FlowDataModule, device: torch.device)
     found = copies_among(x, index_of(data, device), plan.seeds)
     return (
         f"F_mem {100 * found.f_mem:.1f} % (95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %): "
-        f"{found.copied:,} of {found.total:,} are copies of training images"
+        f"{found.copied:,} of {found.total:,} are copies from the training set"
     )

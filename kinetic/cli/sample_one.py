@@ -50,7 +50,7 @@ def draw_one(
     figure = trajectory_figure(
         found.times,
         found.power[:, 0],
-        found.path[chosen.to(found.path.device), 0],
+        found.path[chosen.to(found.path.device), 0] if len(origin.shape) == 3 else None,
         found.path_times[chosen],
         gain=None if sampler.kts.is_off else sampler.kts.gain(found.times),
         tau=sampler.kts.tau,
