@@ -233,6 +233,12 @@ class FlowMatching(LightningModule):
         self.log("val/loss", errors.mean(), batch_size=len(x1), prog_bar=True, sync_dist=True, add_dataloader_idx=False)
         return None
 
+    def on_validation_epoch_end(self) -> None:
+        """Log at the number of steps taken, which is also the step of every file that a validation writes."""
+        if self.trainer.state.fn == "fit":
+            place = {"step": float(self.global_step), "epoch": float(self.current_epoch)}
+            self.log_dict(place, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
     def draw(self, batch: Batch, sampler: Sampler, *, precision: Literal["32", "bf16"] = "32") -> Trajectory:
         """Draw the samples of {"seeds": int64 [B], "labels": int64 [B] or None} with the averaged weights."""
         return draw(

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import torch
-from kinetic.callbacks import KPECallback, MemorizationCallback
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from kinetic.callbacks import KPECallback, MemorizationCallback
 from kinetic.integrate import Trajectory
 from kinetic.loggers import MetricsCSV
 from kinetic.seeds import seed_loader

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+
 from kinetic.callbacks import KPECallback
 from kinetic.callbacks.gather import Collector
 from kinetic.callbacks.grids import by_energy
 from kinetic.callbacks.tables import StepTable
-from lightning.pytorch import LightningModule
-from PIL import Image
-
 from kinetic.integrate import integrate
 from kinetic.seeds import seed_loader
 from kinetic.tensors import seeded_noise

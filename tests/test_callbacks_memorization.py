@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from kinetic.callbacks import KPECallback, MemorizationCallback
 from kinetic.callbacks.onset import BEFORE
-
 from kinetic.data import Digits
 from kinetic.metrics.memorization import wilson
 from tests.fake_loggers import Listening

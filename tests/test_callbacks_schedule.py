@@ -1,9 +1,9 @@
 """Validations come at the steps that were asked for, over epochs, accumulation and resumes."""
 
 import pytest
-from kinetic.callbacks import LogSpacedValidation
 from lightning.pytorch.callbacks import Callback
 
+from kinetic.callbacks import LogSpacedValidation
 from tests.scripted import Data, Scripted, trainer
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from kinetic.callbacks import KPECallback, MemorizationCallback, ReportCallback
 
+from kinetic.callbacks import KPECallback, MemorizationCallback, ReportCallback
 from kinetic.cli.train import train
 from tests.conftest import TINY, merged
 from tests.scripted import Data, Scripted, trainer

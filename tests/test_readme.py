@@ -58,4 +58,6 @@ def test_links_and_pictures_exist():
 
 
 def test_table_lists_every_configuration():
-    assert {p.name for p in (ROOT / "configs").glob("*.yaml")} == set(re.findall(r"^\| `([a-z0-9_]+\.yaml)`", README, re.M))
+    assert {p.name for p in (ROOT / "configs").glob("*.yaml")} == set(
+        re.findall(r"^\| `([a-z0-9_]+\.yaml)`", README, re.M)
+    )

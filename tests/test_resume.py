@@ -100,7 +100,7 @@ def test_metrics_csv_has_every_step_once_and_the_validations(whole):
     with open(whole / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(12))
-    assert [int(row["step"]) for row in rows if row["val/loss"]] == [4, 9]
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [5, 10]
 
 
 def test_process_killed_outright_resumes_to_the_same_weights(tiny, workdir):
