@@ -22,9 +22,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
         os.replace(beside, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno, f"no space left to write {target}; free some, then continue with --resume"
-            ) from None
+            advice = "free some, then continue (train.py --resume, or the same command again)"
+            raise OSError(error.errno, f"no space left to write {target}; {advice}") from None
         raise
     finally:
         beside.unlink(missing_ok=True)

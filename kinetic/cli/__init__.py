@@ -3,8 +3,6 @@
 import importlib
 import sys
 
-from kinetic.cli.errors import guarded
-
 USAGE = """usage: kinetic COMMAND ...
 
   train    train a model:                 kinetic train --config configs/digits.yaml
@@ -33,5 +31,7 @@ def main(args: list[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+    from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
+
     command = getattr(importlib.import_module(COMMANDS[name]), name)
     raise SystemExit(guarded(command, rest))

@@ -1,8 +1,9 @@
 """The options of `sample`: how they are read, and the sampler they describe."""
 
 import argparse
-from typing import Any, NoReturn
+from typing import Any
 
+from kinetic.cli.options import Parser
 from kinetic.outputs import FORMATS
 from kinetic.sampling import Sampler, seed_range
 from kinetic.seeds import Labels
@@ -14,14 +15,6 @@ EXAMPLES = """examples:
   sample.py --kts balanced --index 12                 one of them again, with its energy curve
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
   sample.py --empirical                               follow the training set itself, without a network"""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose faults are ValueErrors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message."""
-        raise ValueError(f"{message}; --help lists the options")
 
 
 def parse(args: list[str]) -> argparse.Namespace:

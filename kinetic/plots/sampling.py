@@ -198,7 +198,7 @@ def toy_scatter(samples: Any, data: Any = None, *, title: str = "") -> Figure:
         notice(axes, "no finite points")
         return figure
     axes.set(xlabel="x₁", ylabel="x₂", aspect="equal")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
     if title:
-        axes.set_title(title)
+        axes.set_title(title, pad=20)
     return figure

@@ -200,13 +200,13 @@ def memorization_curve(
         _banded(top, f_mem, VERMILION, "F_mem", "95 % interval")
         top.set_ylabel("copies among samples")
         top.set_ylim(-0.03 * top.get_ylim()[1], None)
-        top.legend(loc="upper left")
+        top.legend(loc="lower right")
     else:
         notice(top, "no memorization measured")
     if energies is not None:
         _banded(axes[1], energies, BLUE, "mean", "middle half of the samples")
         axes[1].set_ylabel("energy ½∫‖v‖²dt\n(squared pixel units)")
-        axes[1].legend(loc="upper left")
+        axes[1].legend(loc="lower right")
     steps = np.concatenate([finite(curve.steps) for curve in (f_mem, energies) if curve is not None])
     if steps.size:
         step_axis(axes[-1], steps)

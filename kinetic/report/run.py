@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from kinetic.files import write_text
 from kinetic.plots import (
@@ -106,17 +107,28 @@ def _loss(run: Run) -> str:
     )
 
 
-def _memorization(run: Run) -> str:
+def memorization_figure(run: Run) -> Figure:
+    """Draw F_mem with its interval, the null and the onset over the energies of a run; Unavailable without both."""
     energies = _attempt(run, "energies")
     f_mem = _attempt(run, "f_mem")
     if f_mem is None and energies is None:
         raise Unavailable("neither kpe.parquet nor any F_mem is here.")
-    onset = _attempt(run, "onset") or {}
-    step = number(onset.get("step"))
+    onset, step = _onset(run)
     null = (_null(run, "null", onset.get("null_f_mem")), _null(run, "null_high", onset.get("null_high")))
     empty = Curve([], [], [], [])
-    figure = memorization_curve(f_mem or empty, energies, null=null, onset=step if math.isfinite(step) else None)
-    last_step, value = _last(f_mem)
+    return memorization_curve(f_mem or empty, energies, null=null, onset=step if math.isfinite(step) else None)
+
+
+def _onset(run: Run) -> tuple[dict[str, Any], float]:
+    """What onset.json holds, and the step of the onset, NaN without one."""
+    onset = _attempt(run, "onset") or {}
+    return onset, number(onset.get("step"))
+
+
+def _memorization(run: Run) -> str:
+    figure = memorization_figure(run)
+    step = _onset(run)[1]
+    last_step, value = _last(_attempt(run, "f_mem"))
     alt = f"F_mem over training steps, with the mean energy below. F_mem is {percent(value)} at step {last_step:,.0f}."
     mark = f" The onset is marked at step {step:,.0f}." if math.isfinite(step) else " No onset is marked."
     said = (

@@ -52,13 +52,12 @@ def write_sampling_report(out_dir: str | Path) -> Path:
         Section("comparison", "Settings side by side", lambda: _comparison(samples)),
         Section("same-seeds", "The same seeds", lambda: _picture(samples, "compare.png", "Each row one setting")),
     )
-    parts = (
-        Section("energies", "Energies", lambda: _energies(samples)),
-        Section("images", "Samples", lambda: _picture(samples, "grid.png", "Generated samples")),
-        Section("settings", "Settings", lambda: _settings(samples)),
-    )
+    images = Section("images", "Samples", lambda: _picture(samples, "grid.png", "Generated samples"))
+    energies = Section("energies", "Energies", lambda: _energies(samples))
+    settings = Section("settings", "Settings", lambda: _settings(samples))
     subtitle = "The same seeds under several settings" if comparing else "Generated samples and their energies"
-    page = render(f"Samples in {folder.name}", subtitle, (*compared, *parts) if comparing else parts)
+    sections = (*compared, energies, settings) if comparing else (energies, images, settings)
+    page = render(f"Samples in {folder.name}", subtitle, sections)
     target = folder / "report.html"
     write_text(target, page)
     return target
