@@ -25,6 +25,7 @@ from kinetic.tensors import generator, seed_from, seeded_noise
 from kinetic.times import draw_times, drop_labels, validation_times
 
 Batch = dict[str, Any]
+STRATA = 1024  # of validation times; in their order any few in a row cover [0, 1]
 
 
 class NonFiniteLoss(ValueError):
@@ -167,7 +168,7 @@ class FlowMatching(LightningModule):
 
     def _stop_on(self, loss: Tensor, step: int, t: Tensor, batch: Batch) -> None:
         """Save what is needed to look into a non-finite loss, and raise."""
-        times, ids = [round(float(v), 6) for v in t], list(batch["ids"])
+        times, ids = [round(float(v), 6) for v in t], list(batch.get("ids", []))
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         target = folder / f"nonfinite-rank{self.global_rank}.ckpt"
         state = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
@@ -224,14 +225,22 @@ class FlowMatching(LightningModule):
         if "seeds" in batch:
             drawn = self.draw(batch, self.sampler, precision=self.samples.precision)
             return self._renoised(batch, drawn) if self.samples.renoise else drawn
-        if len(batch["x"]) == 0:
-            return None
-        x1, index = batch["x"].float(), batch["index"]
-        t = validation_times(self.trainer.datamodule.num_val)[index.cpu()].to(self.device)  # type: ignore[attr-defined]
-        x0 = seeded_noise(index, x1.shape[1:]).to(self.device)
-        errors = self._errors(self.sampling_network, x0, x1, t, self._labels(batch))
-        self.log("val/loss", errors.mean(), batch_size=len(x1), prog_bar=True, sync_dist=True, add_dataloader_idx=False)
+        loss, count = self._held_out_loss(batch, batch_idx), len(batch["x"])
+        self.log("val/loss", loss, batch_size=count, prog_bar=True, sync_dist=True, add_dataloader_idx=False)
         return None
+
+    def _held_out_loss(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of held-out images; image i always meets the same time and noise, so that the curve is smooth.
+
+        A batch without "index" is taken to hold the images after those of the batches before it.
+        """
+        x1 = batch["x"].float()
+        if len(x1) == 0:  # this rank's share where there are fewer images than ranks
+            return x1.new_zeros(())
+        index = batch.get("index", batch_idx * len(x1) + torch.arange(len(x1))).cpu()
+        t = validation_times(STRATA)[index % STRATA].to(self.device)
+        x0 = seeded_noise(index, x1.shape[1:]).to(self.device)
+        return self._errors(self.sampling_network, x0, x1, t, self._labels(batch)).mean()
 
     def on_validation_epoch_end(self) -> None:
         """Log at the number of steps taken, which is also the step of every file that a validation writes."""

@@ -88,6 +88,11 @@ def test_every_network_trains_on_two_ranks(tiny, workdir, name):
     assert a["weights"] == b["weights"]
 
 
+def test_fewer_held_out_images_than_ranks_do_not_hang(tiny, workdir):
+    two(tiny(data={"init_args": {"num_val": 1}}, trainer={**PROBED, "max_steps": 5}), "few")
+    assert "val/loss" in Path("runs/few/metrics.csv").read_text().splitlines()[0]
+
+
 def test_global_batch_that_does_not_divide_is_refused_in_one_line(tiny, workdir):
     config = tiny(data={"init_args": {"batch_size": 9}})
     done = run(config, "--trainer.devices", "2", "--trainer.strategy", "ddp", timeout=90)

@@ -147,3 +147,12 @@ def test_compiled_and_channels_last_networks_keep_their_names(options, monkeypat
 def test_bad_settings_are_refused_at_once(settings, words):
     with pytest.raises(ValueError, match=words):
         toy(**settings)
+
+
+def test_plain_loaders_do_without_a_datamodule():
+    module, _ = toy()
+    batches = [{"x": torch.randn(10, 2), "labels": None} for _ in range(4)]
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    trainer = Trainer(accelerator="cpu", max_steps=4, **QUIET)
+    trainer.fit(module, train_dataloaders=loader, val_dataloaders=loader)
+    assert torch.isfinite(trainer.callback_metrics["val/loss"])
