@@ -30,7 +30,8 @@ img{max-width:100%;height:auto;display:block}
 img.card{background:#fff;border-radius:6px}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;margin:.5rem 0 1rem}
 caption{text-align:left;padding-bottom:.4rem}
-th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{white-space:normal;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;padding-left:.3rem}
 thead th{border-bottom-width:2px;font-weight:600}
 tbody th{font-weight:400}
