@@ -399,7 +399,6 @@ def test_comparison(tmp_path: Path) -> None:
         "comparison",
         "same-seeds",
         "energies",
-        "images",
         "settings",
     ]
     assert "Left out:" not in text
