@@ -1,0 +1,61 @@
+"""The command `kinetic` and its small subcommands."""
+
+import shutil
+
+import pytest
+
+from kinetic.cli import COMMANDS, main
+from kinetic.cli.train import train
+
+
+def ended(*args: str) -> int:
+    with pytest.raises(SystemExit) as done:
+        main(list(args))
+    return int(done.value.code or 0)
+
+
+def test_report_is_made_again_from_the_files_of_a_run(tiny, workdir):
+    train(["--config", str(tiny()), "--run.name", "mine"])
+    page = workdir / "runs/mine/report.html"
+    assert not page.exists()  # the tiny configuration has no callbacks
+    assert ended("report", "mine") == 0
+    first = page.read_text()
+    page.unlink()
+    assert ended("report") == 0  # the newest run
+    assert page.read_text() == first
+    assert "val/loss" in first
+
+
+def test_report_of_a_folder_of_samples(tiny, workdir, capsys):
+    train(["--config", str(tiny()), "--run.name", "mine"])
+    assert ended("sample", "--num", "4", "--steps", "4") == 0
+    page = next(workdir.glob("runs/mine/sampling/*/report.html"))
+    page.unlink()
+    assert ended("report", str(page.parent)) == 0
+    assert page.is_file()
+
+
+def test_shards_are_written_once_and_read_back(workdir, capsys):
+    assert ended("shards", "digits", "out", "--per-shard", "700") == 0
+    assert len(list(workdir.glob("out/train-*.tar"))) == 2
+    assert ended("shards", "out", "again", "--per-shard", "700") == 0
+    before = {p.name: p.read_bytes() for p in workdir.glob("out/*.tar")}
+    assert {p.name: p.read_bytes() for p in workdir.glob("again/*.tar")} == before
+    assert ended("shards", "digits", "out") == 1  # refuses to mix
+    shutil.rmtree("again")
+
+
+@pytest.mark.parametrize(
+    "args", [["shards", "nothing", "out"], ["shards"], ["report", "nothing"], ["report"], ["what"]]
+)
+def test_bad_input_is_one_line(workdir, capsys, args):
+    assert ended(*args) != 0
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_help_names_every_command(capsys):
+    assert ended("--help") == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
