@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kinetic.files import replacing, write_text
@@ -193,3 +193,13 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietW
 def is_rank_zero() -> bool:
     """Whether this process is the first, as far as Lightning knows."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def tensorboard_logger(folder: Path) -> TensorBoardLogger:
+    """Make a logger that writes into folder/tensorboard; raises ValueError where TensorBoard is not installed."""
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+    except ModuleNotFoundError:
+        raise ValueError(
+            "TensorBoard is not installed: uv sync --extra tensorboard, or leave out --run.tensorboard"
+        ) from None

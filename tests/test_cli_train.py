@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ def test_checkpoint_is_plain_and_rebuilds_both_sets_of_weights(tiny, workdir):
         (["--data.class_path", "kinetic.data.Folder", "--data.init_args.path", "/no/folder"], "/no/folder"),
         (["--run.name", "a/b"], "plain folder name"),
         (["--resume", "never"], "no run 'never'"),
+        pytest.param(
+            ["--run.tensorboard", "true"],
+            "--extra tensorboard",
+            marks=pytest.mark.skipif(bool(find_spec("tensorboard")), reason="TensorBoard is installed"),
+        ),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_no_run_behind(tiny, workdir, capsys, options, words):

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
@@ -29,7 +29,7 @@ from kinetic.cli.noise import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.fit import check_fit
 from kinetic.files import write_text
-from kinetic.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, wandb_logger
+from kinetic.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, tensorboard_logger, wandb_logger
 from kinetic.module import FlowMatching
 from kinetic.runs import CONFIG, LAST, find_run, new_run, point_latest
 
@@ -131,7 +131,7 @@ class TrainCLI(LightningCLI):
             loggers.append(wandb)
         self.notice = notice
         if settings.tensorboard:
-            loggers.append(TensorBoardLogger(self.folder, name="tensorboard", version=""))
+            loggers.append(tensorboard_logger(self.folder))
         return loggers
 
     def check(self) -> None:
