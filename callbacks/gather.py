@@ -74,6 +74,11 @@ class Collector:
         parts = [part for _, theirs in gathered for part in theirs if len(part["seeds"])]
         return _merge(parts) if parts else None
 
+    @property
+    def holds_points(self) -> bool:
+        """Whether the samples kept here are points [D], not images."""
+        return any(picture.ndim == 1 for picture in self.pictures.values())
+
     def select(self, seeds: Array) -> Tensor:
         """Gather the pictures of some seeds -> [n, ...] in their order (all processes must call this)."""
         wanted = [int(seed) for seed in seeds]

@@ -11,12 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from .gather import ENERGIES, Array, Collector, Table, validation_table
+from .gather import ENERGIES, Array, Collector, Table, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
 from .tables import StepTable
 from .telling import attempt, fitting, log_media, log_numbers, monitoring
 
 QUANTILES = (5, 25, 50, 75, 95)
+
+MOST_POINTS = 2000  # of a toy model, in one scatter
 
 
 class KPECallback(Callback):
@@ -116,7 +118,8 @@ class KPECallback(Callback):
     def _pictures(self, trainer: Trainer, table: Table) -> dict[str, Path]:
         """Draw the samples (all processes call this); the path by logging key, empty if nothing was drawn."""
         energy = np.where(table.finite, table.columns["energy"], np.nan)
-        rows = by_energy(energy, extremes=self.lowest_highest, middle=self.between)
+        middle = MOST_POINTS if any(gather(self._collector.holds_points)) else self.between
+        rows = by_energy(energy, extremes=self.lowest_highest, middle=middle)
         if not len(rows):
             return {}
         samples: Tensor = self._collector.select(table.seeds[rows])
