@@ -1,11 +1,14 @@
 """Checkpoints of a run: the last, the best, and some to look back at."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+
+from kinetic.files import replacing
 
 
 class Checkpoints(Checkpoint):
@@ -59,14 +62,21 @@ class Checkpoints(Checkpoint):
         improved = value is not None and bool(torch.isfinite(value)) and (self.best is None or float(value) < self.best)
         if improved and value is not None:
             self.best = float(value)
-            trainer.save_checkpoint(self._folder(trainer) / "best.ckpt")
         self._save_last(trainer)
+        if improved:
+            self._copy_last(trainer, "best.ckpt")
 
     def _save_last(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
         trainer.save_checkpoint(self._folder(trainer) / "last.ckpt")
         if self._is_kept(trainer.global_step):
-            trainer.save_checkpoint(self._folder(trainer) / f"step={trainer.global_step}.ckpt")
+            self._copy_last(trainer, f"step={trainer.global_step}.ckpt")
+
+    def _copy_last(self, trainer: Trainer, name: str) -> None:
+        """Keep what was just saved under another name, too."""
+        if trainer.is_global_zero:
+            with replacing(self._folder(trainer) / name) as beside:
+                shutil.copyfile(self._folder(trainer) / "last.ckpt", beside)
 
     def _is_kept(self, step: int) -> bool:
         return self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0

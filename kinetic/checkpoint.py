@@ -35,13 +35,16 @@ class LoadedNetwork:
     epoch: int
 
 
-def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint as tensors and plain types; raises ValueError on anything else, executing nothing."""
+def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain types; raises ValueError on anything else, executing nothing.
+
+    With `mmap` tensors are read from the disk only when they are used.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
         raise ValueError(f"checkpoint {path} is refused, it holds more than weights: {reason}") from None
@@ -84,7 +87,7 @@ def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> No
 
 def trained_steps(path: Path | str) -> int:
     """Number of optimiser steps behind a checkpoint that train.py wrote."""
-    state = read_checkpoint(path)
+    state = read_checkpoint(path, mmap=True)
     _check_keys(state, path)
     return int(state["global_step"])
 

@@ -88,7 +88,7 @@ class _FixedField:
 
     def __call__(self, t: Tensor, state: State) -> State:
         t, x = t.clamp(0, 1), state[0]
-        v = self.velocity(x, torch.full(x.shape[:1], float(t), dtype=x.dtype, device=x.device))
+        v = self.velocity(x, t.to(x.dtype).expand(x.shape[0]).contiguous())
         if v.shape != x.shape:
             raise ValueError(f"the velocity must have the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}")
         v = v.to(x.dtype)

@@ -147,14 +147,14 @@ class FlowMatching(LightningModule):
         labels = self._labels(batch)
         if labels is not None and self.num_classes is not None and self.label_dropout > 0:
             labels = drop_labels(labels, self.label_dropout, self.num_classes, rng)
-        loss = self._errors(self.net, x0, x1, t, labels).mean()
+        loss = self.errors(self.net, x0, x1, t, labels).mean()
         if not torch.isfinite(loss):
             self._stop_on(loss, step, t, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(x1))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(x1))
         return loss
 
-    def _errors(self, net: nn.Module, x0: Tensor, x1: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def errors(self, net: nn.Module, x0: Tensor, x1: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """Squared error of each row, averaged over its dimensions: [B] float32."""
         sample = self.path.sample(x0, x1, t)
         xt = sample.xt.to(next(net.parameters()).dtype)
@@ -240,7 +240,7 @@ class FlowMatching(LightningModule):
         index = batch.get("index", batch_idx * len(x1) + torch.arange(len(x1))).cpu()
         t = validation_times(STRATA)[index % STRATA].to(self.device)
         x0 = seeded_noise(index, x1.shape[1:]).to(self.device)
-        return self._errors(self.sampling_network, x0, x1, t, self._labels(batch)).mean()
+        return self.errors(self.sampling_network, x0, x1, t, self._labels(batch)).mean()
 
     def on_validation_epoch_end(self) -> None:
         """Log at the number of steps taken, which is also the step of every file that a validation writes."""

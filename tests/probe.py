@@ -14,7 +14,7 @@ class Probe(Callback):
         self.seen = {"ids": [], "times": [], "noise": [], "seeds": []}
 
     def on_fit_start(self, trainer, module):
-        original = module._errors
+        original = module.errors
 
         def noted(net, x0, x1, t, labels):
             if net is module.net:
@@ -22,7 +22,7 @@ class Probe(Callback):
                 self.seen["noise"].append(float(x0.flatten()[0]))
             return original(net, x0, x1, t, labels)
 
-        module._errors = noted
+        module.errors = noted
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.seen["ids"].append(batch["ids"])

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from kinetic.data import FlowDataModule
 from kinetic.module import FlowMatching
@@ -29,7 +28,7 @@ def dry_run(module: FlowMatching, data: FlowDataModule, trainer: Trainer, *, rep
         start, kept = time.perf_counter(), Kept()
         t = torch.rand(len(x), device=device)
         with trainer.precision_plugin.train_step_context(), torch.autograd.graph.saved_tensors_hooks(kept, _same):
-            loss = mse_loss(module.net(x.to(next(module.net.parameters()).dtype), t, labels).float(), x)
+            loss = module.errors(module.net, torch.randn_like(x), x, t, labels).mean()
         loss.backward()
         optimizer.step()
         if device.type == "cuda":

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kinetic.cli.sample_controls import noised
+from kinetic.cli.sample_files import finite_column
 from kinetic.cli.sample_source import copies_among, index_of
 from kinetic.data import FlowDataModule
 from kinetic.files import write_text
@@ -76,8 +76,7 @@ def compare(
 def _means(plan: Plan, setting: str) -> tuple[float, float, float]:
     columns = []
     for name in ("energy", "field_energy", "late_fraction"):
-        values = np.concatenate([part.energies[name] for part in plan.parts(setting)]).astype(np.float64)
-        values = values[np.isfinite(values)]
+        values = finite_column(plan, setting, name)
         columns.append(float(values.mean()) if values.size else math.nan)
     return columns[0], columns[1], columns[2]
 

@@ -54,6 +54,12 @@ def column(plan: Plan, setting: str, name: str) -> Array:
     return np.concatenate([part.energies[name] for part in plan.parts(setting)]).astype(np.float64)
 
 
+def finite_column(plan: Plan, setting: str, name: str) -> Array:
+    """One measured energy of the samples that have a finite one, [n]."""
+    values = column(plan, setting, name)
+    return values[np.isfinite(values)]
+
+
 def profile(plan: Plan, setting: str) -> tuple[Array, Array]:
     """Times [T] and the power at them [T, n] of the first samples; interpolated where batches took other steps."""
     parts: list[Part] = []
@@ -106,8 +112,7 @@ def summary(plan: Plan, setting: str) -> str:
         ("field_energy", "of the field", 1, ""),
         ("late_fraction", "late part", 100, " %"),
     ):
-        values = scale * column(plan, setting, name)
-        values = values[np.isfinite(values)]
+        values = scale * finite_column(plan, setting, name)
         mean, spread = (float(values.mean()), float(values.std())) if values.size else (math.nan, math.nan)
         words.append(f"{title} {mean:.4g} ± {spread:.2g}{unit}")
     return ", ".join(words)
