@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from kinetic.errors import KineticError
 from kinetic.files import replacing
 
 
@@ -27,7 +28,7 @@ class Checkpoints(Checkpoint):
         self, *, every_n_steps: int = 1000, keep_every_n_steps: int | None = None, monitor: str = "val/loss"
     ) -> None:
         if every_n_steps < 1 or (keep_every_n_steps is not None and keep_every_n_steps < 1):
-            raise ValueError("every_n_steps and keep_every_n_steps must be at least 1")
+            raise KineticError("every_n_steps and keep_every_n_steps must be at least 1")
         self.every_n_steps, self.keep_every_n_steps, self.monitor = every_n_steps, keep_every_n_steps, monitor
         self.best: float | None = None
         self._saved_step = -1

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.integrate import Trajectory
 
 from .telling import say
@@ -70,7 +71,7 @@ class Collector:
         gathered = gather((self.error, self.parts))
         errors = [error for error, _ in gathered if error]
         if errors:
-            raise ValueError(errors[0])
+            raise KineticError(errors[0])
         parts = [part for _, theirs in gathered for part in theirs if len(part["seeds"])]
         return _merge(parts) if parts else None
 

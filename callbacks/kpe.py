@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from kinetic.errors import KineticError
+
 from .gather import ENERGIES, Array, Collector, Table, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
 from .tables import StepTable
@@ -37,10 +39,10 @@ class KPECallback(Callback):
 
     def __init__(self, *, bins: int = 64, lowest_highest: int = 10, between: int = 40, media_every: int = 1) -> None:
         if not 1 <= bins <= 512:
-            raise ValueError(f"bins must lie in 1 to 512, which is what Weights & Biases takes, got {bins}")
+            raise KineticError(f"bins must lie in 1 to 512, which is what Weights & Biases takes, got {bins}")
         for name, value in (("lowest_highest", lowest_highest), ("between", between), ("media_every", media_every)):
             if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+                raise KineticError(f"{name} must not be negative, got {value}")
         self.bins, self.lowest_highest, self.between, self.media_every = bins, lowest_highest, between, media_every
         self.validations = 0
         self.table: Table | None = None  # of the last validation

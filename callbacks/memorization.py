@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.metrics.memorization import MemorizationResult, Validation, measure, summarize
 from kinetic.metrics.signals import signal_table
 
@@ -63,11 +64,11 @@ class MemorizationCallback(Callback):
         cache_bytes: int = 2**30,
     ) -> None:
         if not 0 < threshold <= 1:
-            raise ValueError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
+            raise KineticError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
         counts = {"null_samples": null_samples, "gallery": gallery, "media_every": media_every}
         for name, value in (counts | {"cache_bytes": cache_bytes}).items():
             if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+                raise KineticError(f"{name} must not be negative, got {value}")
         self.threshold, self.null_samples, self.stop_at_onset = threshold, null_samples, stop_at_onset
         self.keep_before_onset, self.gallery = keep_before_onset, gallery
         self.media_every, self.cache_bytes = media_every, cache_bytes

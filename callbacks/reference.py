@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
+from kinetic.errors import KineticError
 from kinetic.metrics.memorization import memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
 
@@ -65,7 +66,7 @@ class TrainingSet:
         Raises ValueError where there is no reference, fewer than two images, or images of another range.
         """
         if not callable(getattr(data, "reference", None)):
-            raise ValueError("the trainer has no datamodule with a reference() to the training images")
+            raise KineticError("the trainer has no datamodule with a reference() to the training images")
         flip = isinstance(data, FlowDataModule) and data.flip
         device = torch.device("cpu") if device.type == "mps" else device  # distances need float64
         stream = Stream(
@@ -117,7 +118,7 @@ def _check_range(seen: Range | None, have: Range) -> None:
     span, slack = have[1] - have[0], MARGIN * (have[1] - have[0])
     inside = have[0] - slack <= seen[0] and seen[1] <= have[1] + slack
     if not inside or span > FACTOR * max(seen[1] - seen[0], 1e-12):
-        raise ValueError(
+        raise KineticError(
             f"the reference has values in [{have[0]:.3g}, {have[1]:.3g}], but the images trained on lie in "
             f"[{seen[0]:.3g}, {seen[1]:.3g}]; let reference() yield them in the range of training"
         )

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from kinetic.errors import KineticError
+
 NEVER = sys.maxsize
 
 
@@ -24,11 +26,11 @@ class LogSpacedValidation(Callback):
 
     def __init__(self, *, first: int = 100, per_decade: float = 4, steps: Sequence[int] | None = None) -> None:
         if first < 1:
-            raise ValueError(f"first must be at least 1, got {first}")
+            raise KineticError(f"first must be at least 1, got {first}")
         if not per_decade > 0:
-            raise ValueError(f"per_decade must be greater than 0, got {per_decade}")
+            raise KineticError(f"per_decade must be greater than 0, got {per_decade}")
         if steps is not None and any(step < 1 for step in steps):
-            raise ValueError(f"steps must be at least 1, got {min(steps)}")
+            raise KineticError(f"steps must be at least 1, got {min(steps)}")
         self.first, self.per_decade = first, per_decade
         self.steps = None if steps is None else frozenset(int(step) for step in steps)
         self._last: float = float("inf")

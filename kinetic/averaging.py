@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinetic.errors import KineticError
+
 
 class AveragedNetwork(nn.Module):
     """A float32 copy of `network` that follows it: w <- d w + (1 - d) w_network after every optimiser step.
@@ -20,7 +22,7 @@ class AveragedNetwork(nn.Module):
     def __init__(self, network: nn.Module, *, decay: float = 0.9999) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {decay}; use null for no averaging")
+            raise KineticError(f"ema_decay must lie in [0, 1), got {decay}; use null for no averaging")
         self.decay = decay
         self.network = deepcopy(network).float().requires_grad_(False).eval()
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))

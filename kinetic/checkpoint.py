@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kinetic.build import ClassConfig, build
+from kinetic.errors import KineticError
 from kinetic.files import replacing
 
 COMPILED = "_orig_mod."
@@ -42,17 +43,17 @@ def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu", mma
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist")
+        raise KineticError(f"checkpoint {path} does not exist")
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
-        raise ValueError(f"checkpoint {path} is refused, it holds more than weights: {reason}") from None
+        raise KineticError(f"checkpoint {path} is refused, it holds more than weights: {reason}") from None
     except (RuntimeError, EOFError, KeyError, UnicodeDecodeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {reason}") from None
+        raise KineticError(f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {reason}") from None
     if not isinstance(state, dict):
-        raise ValueError(f"checkpoint {path} holds a {type(state).__name__}, not a dictionary")
+        raise KineticError(f"checkpoint {path} holds a {type(state).__name__}, not a dictionary")
     return state
 
 
@@ -79,7 +80,7 @@ def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> No
     differing = [n for n in own if n in weights and own[n].shape != weights[n].shape]
     if missing or unexpected or differing:
         first = (missing or unexpected or differing)[0]
-        raise ValueError(
+        raise KineticError(
             f"{source} is of another architecture: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
             f"{len(differing)} of another shape, the first {first!r}; use the configuration of its own run"
         )
@@ -127,18 +128,18 @@ def load_network(
 def _check_keys(state: dict[str, Any], path: Path | str) -> None:
     lacking = sorted(KEYS - set(state))
     if lacking:
-        raise ValueError(f"checkpoint {path} was not written by train.py: it lacks {', '.join(lacking)}")
+        raise KineticError(f"checkpoint {path} was not written by train.py: it lacks {', '.join(lacking)}")
 
 
 def _prefix(names: dict[str, Any], weights: str | None, path: Path | str) -> tuple[str, Literal["ema", "raw"]]:
     averaged = any(name.startswith("ema.network.") for name in names)
     if weights == "ema" and not averaged:
-        raise ValueError(f"checkpoint {path} holds no averaged weights; use --weights raw")
+        raise KineticError(f"checkpoint {path} holds no averaged weights; use --weights raw")
     return ("ema.network.", "ema") if averaged and weights != "raw" else ("net.", "raw")
 
 
 def _network_config(state: dict[str, Any], path: Path | str) -> ClassConfig:
     config = state["hyper_parameters"].get("network")
     if config is None:
-        raise ValueError(f"checkpoint {path} was trained on a network passed as an object; pass it as network=")
+        raise KineticError(f"checkpoint {path} was trained on a network passed as an object; pass it as network=")
     return config

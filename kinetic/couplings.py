@@ -11,6 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from kinetic.errors import KineticError
+
 COUPLINGS = ("independent", "ot")
 
 
@@ -22,11 +24,11 @@ def assignment(x0: Tensor, x1: Tensor) -> Tensor:
     shapes that differ and for values that are not finite.
     """
     if x0.shape != x1.shape or not x0.ndim:
-        raise ValueError(f"x0 and x1 must have one shape [B, ...], got {tuple(x0.shape)} and {tuple(x1.shape)}")
+        raise KineticError(f"x0 and x1 must have one shape [B, ...], got {tuple(x0.shape)} and {tuple(x1.shape)}")
     # Norms and means add the same to every permutation, so what is left to maximise is the sum of inner products.
     gain = (_centred(x0) @ _centred(x1).T).cpu()
     if not gain.isfinite().all():
-        raise ValueError(
+        raise KineticError(
             f"cannot pair values that are not finite: rows {_bad_rows(x0)} of x0, rows {_bad_rows(x1)} of x1; "
             "mend the images or use the independent coupling"
         )
@@ -50,7 +52,7 @@ def pair(x0: Tensor, batch: Mapping[str, Any], *, coupling: str = "ot") -> dict[
     `assignment`. Raises ValueError for another coupling, and as `assignment` and `permute` do.
     """
     if coupling not in COUPLINGS:
-        raise ValueError(f"unknown coupling {coupling!r}: choose from {', '.join(COUPLINGS)}")
+        raise KineticError(f"unknown coupling {coupling!r}: choose from {', '.join(COUPLINGS)}")
     if coupling == "independent":
         return dict(batch)
     return permute(batch, assignment(x0, batch["x"]))
@@ -75,11 +77,11 @@ def _reorder(key: str, value: Any, permutation: Tensor, order: list[int]) -> Any
     if value is None:
         return None
     if not isinstance(value, Tensor | list | tuple) or (isinstance(value, Tensor) and not value.ndim):
-        raise ValueError(
+        raise KineticError(
             f"cannot reorder batch[{key!r}] of type {type(value).__name__}: give a tensor [B, ...] or a list"
         )
     if len(value) != len(order):
-        raise ValueError(f"batch[{key!r}] has {len(value)} rows for a batch of {len(order)}: one a row is needed")
+        raise KineticError(f"batch[{key!r}] has {len(value)} rows for a batch of {len(order)}: one a row is needed")
     if isinstance(value, Tensor):
         return value[permutation.to(value.device)]
     return type(value)(value[i] for i in order)

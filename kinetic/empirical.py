@@ -7,18 +7,19 @@ streamed over the training set with a running maximum, so memory is O(batch × c
 
 Near t = 1 the logits are differences of large numbers times 1/(1-t)², more than float32 can tell apart. So the matrix
 product in float32 proposes, and the images whose weights an error would be seen in are computed again, in float64 and
+from kinetic.errors import KineticError
 from differences: how many those are follows from the error of the product, and is zero while it does not matter.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kinetic.tensors import chunks
+from kinetic.errors import KineticError
+from kinetic.tensors import chunks, exact_products
 
 Shards = Callable[[], Iterable["Tensor | np.ndarray"]]
 LAST = 1 - 1e-4  # the field is singular at t = 1; later times are taken as this one
@@ -48,7 +49,7 @@ class EmpiricalVelocity:
         than the largest label) means all. `chunk` images are looked at together.
         """
         if chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
+            raise KineticError(f"chunk must be at least 1, got {chunk}")
         self.chunk = chunk
         self._shards: Shards = images if callable(images) else lambda: (images,)
         self._labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64).cpu()
@@ -62,22 +63,22 @@ class EmpiricalVelocity:
             shape = tuple(shard.shape[1:])
             norms += [self._load(shard, part).double().square().sum(1).cpu() for part in chunks(len(shard), 256)]
         if not norms:
-            raise ValueError("the empirical velocity needs at least one image")
+            raise KineticError("the empirical velocity needs at least one image")
         all_norms = torch.cat(norms)
         if not all_norms.isfinite().all():
-            raise ValueError(f"image {int((~all_norms.isfinite()).nonzero()[0])} of the training set is not finite")
+            raise KineticError(f"image {int((~all_norms.isfinite()).nonzero()[0])} of the training set is not finite")
         return all_norms, shape
 
     def _classes(self, num_classes: int | None) -> tuple[int | None, Tensor | None]:
         if self._labels is None:
             if num_classes is not None:
-                raise ValueError(f"num_classes {num_classes} needs the labels of the images")
+                raise KineticError(f"num_classes {num_classes} needs the labels of the images")
             return None, None
         if self._labels.shape != self._norms.shape:
-            raise ValueError(f"labels must be one for each of {len(self._norms)} images, got {len(self._labels)}")
+            raise KineticError(f"labels must be one for each of {len(self._norms)} images, got {len(self._labels)}")
         num_classes = int(self._labels.max()) + 1 if num_classes is None else num_classes
         if self._labels.min() < 0 or self._labels.max() >= num_classes:
-            raise ValueError(f"labels of the training set must lie in 0 to {num_classes - 1}")
+            raise KineticError(f"labels of the training set must lie in 0 to {num_classes - 1}")
         return num_classes, torch.bincount(self._labels, minlength=num_classes)
 
     @staticmethod
@@ -104,11 +105,11 @@ class EmpiricalVelocity:
         Times beyond 1 - 1e-4 are taken as 1 - 1e-4. `labels` [B] restrict each row to the images of its class.
         """
         if tuple(x.shape[1:]) != self.sample_shape:
-            raise ValueError(f"samples have shape {tuple(x.shape[1:])}, the training set {self.sample_shape}")
+            raise KineticError(f"samples have shape {tuple(x.shape[1:])}, the training set {self.sample_shape}")
         labels = self._checked(labels)
         state = (x if x.dtype == torch.float64 else x.float()).flatten(1)
         time = t.expand(len(x)).double().clamp(0, LAST).to(x.device)
-        with _exact_products(x.device):
+        with exact_products(x.device):
             mean = _Softmax(state, time, self._norms)
             for images, rows in self._chunks(state):
                 outside = None
@@ -123,13 +124,15 @@ class EmpiricalVelocity:
         if labels is None:
             return None
         if self._counts is None:
-            raise ValueError("labels given, but the training set has none; leave them out")
+            raise KineticError("labels given, but the training set has none; leave them out")
         counts = torch.cat([self._counts, self._counts.sum()[None]])
         wanted = labels.cpu()
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(counts)):
-            raise ValueError(f"labels must lie in 0 to {self.num_classes}, which means all, got {wanted.tolist()[:4]}")
+            raise KineticError(
+                f"labels must lie in 0 to {self.num_classes}, which means all, got {wanted.tolist()[:4]}"
+            )
         if (counts[wanted] == 0).any():
-            raise ValueError(f"class {int(wanted[counts[wanted] == 0][0])} has no image in the training set")
+            raise KineticError(f"class {int(wanted[counts[wanted] == 0][0])} has no image in the training set")
         return labels
 
 
@@ -230,15 +233,3 @@ class _Softmax:
     def shift(self) -> Tensor:
         """Σ w (xᵢ - x) / Σ w, float64 [B, D]."""
         return self.moment / self.mass[:, None]
-
-
-@contextmanager
-def _exact_products(device: torch.device) -> Iterator[None]:
-    """Matrix products in full float32, whatever autocast or TF32 say outside."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

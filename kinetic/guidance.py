@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
+
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -21,7 +23,7 @@ def guided(net: Network, labels: Tensor | None = None, scale: float = 1.0) -> Ve
     classes = getattr(net, "num_classes", None)
     if classes is None or labels is None:
         missing = "a class-conditional network" if classes is None else "labels"
-        raise ValueError(f"guidance {scale:g} needs {missing}; use guidance 1 to sample without")
+        raise KineticError(f"guidance {scale:g} needs {missing}; use guidance 1 to sample without")
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         t = t.expand(x.shape[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from kinetic.energy import State, initial_state, motion_norm, power, split_energies, state_rates
+from kinetic.errors import KineticError
 from kinetic.shaping import KTS, Velocity
 
 FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # evaluations of the network a step
@@ -23,7 +24,7 @@ GRIDS = ("uniform", "cosine")
 OFF = KTS.preset("off")
 
 
-class IntegrationError(RuntimeError):
+class IntegrationError(KineticError):
     """An adaptive solver gave up: too many steps, steps too small, or a state that is not finite."""
 
 
@@ -55,17 +56,17 @@ def time_grid(grid: str | Sequence[float] = "uniform", steps: int = 100, *, star
     """
     if isinstance(grid, str):
         if grid not in GRIDS:
-            raise ValueError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)}, or give a list of times")
+            raise KineticError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)}, or give a list of times")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {steps}")
+            raise KineticError(f"steps must be a whole number of at least 1, got {steps}")
         i = torch.arange(steps + 1, dtype=torch.float64)
         times = i / steps if grid == "uniform" else (1 - torch.cos(math.pi * i / steps)) / 2
     else:
         times = torch.as_tensor(grid, dtype=torch.float64).detach().cpu()
         if times.ndim != 1 or len(times) < 2 or times[0] != 0 or times[-1] != 1 or not (times.diff() > 0).all():
-            raise ValueError(f"a list of times must rise strictly from 0 to 1, got {_short(times)}")
+            raise KineticError(f"a list of times must rise strictly from 0 to 1, got {_short(times)}")
     if not 0 <= start < 1:
-        raise ValueError(f"start must lie in [0, 1), got {start}")
+        raise KineticError(f"start must lie in [0, 1), got {start}")
     return torch.lerp(times.new_tensor(start), times.new_tensor(1.0), times) if start else times
 
 
@@ -88,9 +89,9 @@ class _FixedField:
 
     def __call__(self, t: Tensor, state: State) -> State:
         t, x = t.clamp(0, 1), state[0]
-        v = self.velocity(x, t.to(x.dtype).expand(x.shape[0]).contiguous())
+        v = self.velocity(x, t.to(x.device, x.dtype).expand(x.shape[0]).contiguous())
         if v.shape != x.shape:
-            raise ValueError(f"the velocity must have the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}")
+            raise KineticError(f"the velocity must have the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}")
         v = v.to(x.dtype)
         self.nfe += 1
         gain = None if self.kts.is_off else self.kts.gain(t)
@@ -180,7 +181,7 @@ def integrate(
     the step, which for Euler is exact. `keep_path` keeps the states of the first so many samples.
     """
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+        raise KineticError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     times = time_grid(grid, steps, start=start)
     adaptive = method in ADAPTIVE
     field_type = _AdaptiveField if adaptive else _FixedField

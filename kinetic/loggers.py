@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from kinetic.errors import KineticError
 from kinetic.files import replacing, write_text
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -200,6 +201,6 @@ def tensorboard_logger(folder: Path) -> TensorBoardLogger:
     try:
         return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
     except ModuleNotFoundError:
-        raise ValueError(
+        raise KineticError(
             "TensorBoard is not installed: uv sync --extra tensorboard, or leave out --run.tensorboard"
         ) from None

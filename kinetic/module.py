@@ -16,6 +16,7 @@ from kinetic.build import ClassConfig, build_trusted
 from kinetic.checkpoint import check_weights
 from kinetic.couplings import pair
 from kinetic.data.fit import check_fit
+from kinetic.errors import KineticError
 from kinetic.integrate import Trajectory
 from kinetic.optimizers import make_optimizer
 from kinetic.paths import path as affine_path
@@ -28,7 +29,7 @@ Batch = dict[str, Any]
 STRATA = 1024  # of validation times; in their order any few in a row cover [0, 1]
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteLoss(KineticError):
     """The training loss is NaN or infinite; the message names step, times and samples."""
 
 
@@ -290,7 +291,7 @@ class FlowMatching(LightningModule):
 
 def _checked_dropout(probability: float, num_classes: int | None) -> float:
     if not 0 <= probability <= 1 or math.isnan(probability):
-        raise ValueError(f"label_dropout must lie in [0, 1], got {probability}")
+        raise KineticError(f"label_dropout must lie in [0, 1], got {probability}")
     if probability > 0 and num_classes is None:
-        raise ValueError("label_dropout is set, but the network is unconditional; set label_dropout to 0")
+        raise KineticError("label_dropout is set, but the network is unconditional; set label_dropout to 0")
     return probability

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
 from kinetic.build import ClassConfig, build_trusted
+from kinetic.errors import KineticError
 
 ADAM: ClassConfig = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4}}
 
@@ -24,7 +25,7 @@ def make_optimizer(
     there on.
     """
     if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
+        raise KineticError(f"warmup_steps must be at least 0, got {warmup_steps}")
     made = build_trusted(optimizer or ADAM, parameters, base=Optimizer)
     after = None if schedule is None else build_trusted(schedule, made, base=LRScheduler)
     if warmup_steps == 0:

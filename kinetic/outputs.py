@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from kinetic.data.pixels import from_uint8, to_uint8
+from kinetic.errors import KineticError
 from kinetic.files import replacing, write_text
 from kinetic.integrate import Trajectory
 
@@ -98,7 +99,7 @@ def read_part(path: Path) -> Part:
                 nfe=int(file["nfe"]),
             )
     except (KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and run the same command again") from None
+        raise KineticError(f"{path} is damaged ({error}); remove it and run the same command again") from None
 
 
 def holds(path: Path, seeds: Sequence[int]) -> bool:

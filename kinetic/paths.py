@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.tensors import expand
 
 Schedule = Callable[[Tensor], Tensor]
@@ -87,7 +88,7 @@ class AffinePath:
         Raises ValueError where the shapes do not fit. The range of t is not looked at: that would stall a GPU.
         """
         if x0.shape != x1.shape:
-            raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
+            raise KineticError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
         dtype = torch.promote_types(_width(x0), _width(x1))
         noise, data = x0.to(dtype), x1.to(dtype)
         c = self.coefficients(t, data)
@@ -108,9 +109,9 @@ class AffinePath:
         """
         for kind in (given, to):
             if kind not in get_args(Quantity):
-                raise ValueError(f"unknown quantity {kind!r}: choose from {', '.join(get_args(Quantity))}")
+                raise KineticError(f"unknown quantity {kind!r}: choose from {', '.join(get_args(Quantity))}")
         if value.shape != xt.shape:
-            raise ValueError(f"value and xt must have one shape, got {tuple(value.shape)} and {tuple(xt.shape)}")
+            raise KineticError(f"value and xt must have one shape, got {tuple(value.shape)} and {tuple(xt.shape)}")
         dtype = torch.promote_types(_width(value), _width(xt))
         value, xt = value.to(dtype), xt.to(dtype)
         if given == to:
@@ -130,7 +131,7 @@ def _times(t: Tensor | float, x: Tensor) -> Tensor:
     """Bring `t` to [B] on the device of `x` [B, ...] and in its width, float32 at least."""
     times = torch.as_tensor(t, dtype=_width(x), device=x.device)
     if times.ndim and times.shape != x.shape[:1]:
-        raise ValueError(f"t must be a number, 0-d or [{x.shape[0]}], one a row of x, got shape {tuple(times.shape)}")
+        raise KineticError(f"t must be a number, 0-d or [{x.shape[0]}], one a row of x, got shape {tuple(times.shape)}")
     return times.expand(x.shape[0])
 
 
@@ -198,7 +199,7 @@ def vp_path(*, beta_min: float = 0.1, beta_max: float = 20.0) -> AffinePath:
     where σ = 8e-5 and σ' = -650. All conversions are finite on this path, on all of [0, 1].
     """
     if not 0 < beta_min <= beta_max < math.inf:
-        raise ValueError(f"need 0 < beta_min <= beta_max, got beta_min={beta_min}, beta_max={beta_max}")
+        raise KineticError(f"need 0 < beta_min <= beta_max, got beta_min={beta_min}, beta_max={beta_max}")
     terms = [partial(f, low=beta_min, high=beta_max) for f in (_vp_alpha, _vp_sigma, _vp_d_alpha, _vp_d_sigma)]
     return AffinePath("vp", *terms)
 
@@ -214,5 +215,5 @@ def path(name: str) -> AffinePath:
     On linear and gvp, t = 0 is exactly x0 and t = 1 exactly x1. Raises ValueError for any other name.
     """
     if name not in _PATHS:
-        raise ValueError(f"unknown path {name!r}: choose from {', '.join(_PATHS)}")
+        raise KineticError(f"unknown path {name!r}: choose from {', '.join(_PATHS)}")
     return _PATHS[name]

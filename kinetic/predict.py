@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kinetic.errors import KineticError
 from kinetic.guidance import Network
 from kinetic.integrate import IntegrationError, Trajectory
 from kinetic.outputs import Part, holds, part_of, read_part, write_part
@@ -47,7 +48,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.seeds:
-            raise ValueError("there is nothing to draw: pass --num of 1 or more")
+            raise KineticError("there is nothing to draw: pass --num of 1 or more")
         self.label_of(self.seeds[:1])
 
     def label_of(self, seeds: Sequence[int]) -> Tensor | None:
@@ -117,9 +118,9 @@ class SamplingModule(LightningModule):
                 precision=self.draw_precision,
             )
         except IntegrationError as error:
-            raise ValueError(f"seeds {seeds[0]} to {seeds[-1]}: {error}") from None
+            raise KineticError(f"seeds {seeds[0]} to {seeds[-1]}: {error}") from None
         except torch.OutOfMemoryError:
-            raise ValueError(
+            raise KineticError(
                 f"out of memory with {len(seeds)} samples at a time; pass a smaller --batch-size"
             ) from None
         return setting.finish(trajectory)

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from kinetic.errors import KineticError
+
 LATEST = "latest"
 CONFIG = "config.yaml"
 LAST = "checkpoints/last.ckpt"
@@ -12,11 +14,11 @@ LAST = "checkpoints/last.ckpt"
 def new_run(root: Path, name: str | None, stem: str) -> Path:
     """Choose the folder of a new run: root/name, or root/stem-DATE-TIME; raises ValueError if `name` is taken."""
     if name == LATEST or (name and Path(name).name != name):
-        raise ValueError(f"run name {name!r} is not a plain folder name; choose another with --run.name")
+        raise KineticError(f"run name {name!r} is not a plain folder name; choose another with --run.name")
     if name is not None:
         folder = root / name
         if folder.exists():
-            raise ValueError(
+            raise KineticError(
                 f"run folder {folder} exists already; continue it with --resume {name}, or choose another --run.name"
             )
         return folder
@@ -30,13 +32,13 @@ def find_run(root: Path, spec: str | None) -> Path:
     if spec in (None, "", LATEST):
         folder = root / LATEST
         if not folder.exists():
-            raise ValueError(f"there is no run in {root}/ yet; train one first: uv run train.py")
+            raise KineticError(f"there is no run in {root}/ yet; train one first: uv run train.py")
         return folder.resolve()
     for folder in (root / str(spec), Path(str(spec))):
         if (folder / CONFIG).is_file():
             return folder.resolve()
     known = sorted(p.name for p in root.glob("*") if (p / CONFIG).is_file() and p.name != LATEST)
-    raise ValueError(f"no run {str(spec)!r} in {root}/; known runs: {', '.join(known) or 'none'}")
+    raise KineticError(f"no run {str(spec)!r} in {root}/; known runs: {', '.join(known) or 'none'}")
 
 
 def point_latest(run: Path) -> None:

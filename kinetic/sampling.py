@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinetic.errors import KineticError
 from kinetic.guidance import Network, guided
 from kinetic.integrate import METHODS, Trajectory, integrate, time_grid
 from kinetic.shaping import KTS, Velocity
@@ -41,16 +42,16 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}")
+            raise KineticError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}")
         times = time_grid(self.grid, self.steps)
         if not isinstance(self.grid, str):
             object.__setattr__(self, "grid", tuple(map(float, self.grid)))
             object.__setattr__(self, "steps", len(times) - 1)
         for name in ("rtol", "atol"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise KineticError(f"{name} must be above 0, got {getattr(self, name)}")
         if not abs(self.guidance) < float("inf"):
-            raise ValueError(f"guidance must be a finite number, got {self.guidance}")
+            raise KineticError(f"guidance must be a finite number, got {self.guidance}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types alone, for a configuration or a checkpoint; `from_dict` takes them back."""
@@ -64,7 +65,7 @@ class Sampler:
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"unknown sampler option {unknown[0]!r}; choose from {', '.join(known)}")
+            raise KineticError(f"unknown sampler option {unknown[0]!r}; choose from {', '.join(known)}")
         kts = values.get("kts", "off")
         shaping = kts if isinstance(kts, KTS) else KTS.preset(kts) if isinstance(kts, str) else KTS(**kts)
         return cls(**{**values, "kts": shaping})
@@ -113,9 +114,9 @@ def renoise(
     with equal steps of its mean size, at `repeats (1 - t)` of the cost of a sample. Noise depends on the seed alone.
     """
     if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+        raise KineticError(f"repeats must be at least 1, got {repeats}")
     if not 0 < t < 1:
-        raise ValueError(f"t must lie strictly between 0 and 1, got {t}")
+        raise KineticError(f"t must lie strictly between 0 and 1, got {t}")
     sampler = sampler or Sampler()
     steps = max(1, round(sampler.steps * (1 - t)))
     rest = {"start": t, "steps": steps, "grid": "uniform", "kts": KTS.preset("off"), "measure": False}
@@ -142,14 +143,16 @@ def _labels(net: Network, labels: Tensor | Sequence[int] | int | None, x: Tensor
         return None
     classes = getattr(net, "num_classes", None)
     if classes is None:
-        raise ValueError("labels given, but the network is unconditional; leave them out")
+        raise KineticError("labels given, but the network is unconditional; leave them out")
     wanted = torch.as_tensor(labels, dtype=torch.int64, device=x.device)
     wanted = wanted.expand(x.shape[0]) if wanted.ndim == 0 else wanted
     if wanted.shape != x.shape[:1]:
-        raise ValueError(f"labels must be one for all or one for each of {x.shape[0]} seeds, got {tuple(wanted.shape)}")
+        raise KineticError(
+            f"labels must be one for all or one for each of {x.shape[0]} seeds, got {tuple(wanted.shape)}"
+        )
     if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) <= classes:
         outside = int(wanted.min()) if int(wanted.min()) < 0 else int(wanted.max())
-        raise ValueError(f"label {outside} is outside the classes 0 to {classes - 1} (and {classes}, the null label)")
+        raise KineticError(f"label {outside} is outside the classes 0 to {classes - 1} (and {classes}, the null label)")
     return wanted
 
 
@@ -171,7 +174,7 @@ def evaluating(net: Network) -> Iterator[None]:
 def in_precision(net: Network, precision: str, device: torch.device) -> Network:
     """Wrap `net` so that autocast is as `precision` says around the network alone, whatever it is outside."""
     if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        raise KineticError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     dtype = PRECISIONS[precision]
 
     class Cast:
@@ -190,9 +193,9 @@ def seed_range(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"cannot read seeds {text!r}; write them like 0-49999 or 1,5,9")
+            raise KineticError(f"cannot read seeds {text!r}; write them like 0-49999 or 1,5,9")
         span = range(int(first), int(last if dash else first) + 1)
         if not span or (seeds and span[0] <= seeds[-1]):
-            raise ValueError(f"seeds {text!r} must rise without repeats, like 0-49999 or 1,5,9")
+            raise KineticError(f"seeds {text!r} must rise without repeats, like 0-49999 or 1,5,9")
         seeds.extend(span)
     return seeds

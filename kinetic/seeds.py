@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kinetic.errors import KineticError
+
 Labels = Literal["balanced"] | int | Sequence[int] | None
 
 
@@ -19,14 +21,14 @@ def labels_for(seeds: Tensor, labels: Labels, num_classes: int | None) -> Tensor
     """
     if num_classes is None:
         if labels not in (None, "balanced"):
-            raise ValueError(f"labels {labels!r} given, but the network is unconditional; leave them out")
+            raise KineticError(f"labels {labels!r} given, but the network is unconditional; leave them out")
         return None
     turns = (
         list(range(num_classes)) if labels in (None, "balanced") else [labels] if isinstance(labels, int) else labels
     )
     outside = [label for label in turns if not 0 <= int(label) < num_classes]
     if outside:
-        raise ValueError(f"label {outside[0]} is outside the range of the network's classes, 0 to {num_classes - 1}")
+        raise KineticError(f"label {outside[0]} is outside the range of the network's classes, 0 to {num_classes - 1}")
     table = torch.tensor([int(label) for label in turns], dtype=torch.int64)
     return table[seeds % len(table)]
 
@@ -70,7 +72,7 @@ def seed_loader(
 ) -> DataLoader:
     """Deal `seeds` to `world` ranks in batches {"seeds": int64 [B], "labels": int64 [B] or None}."""
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise KineticError(f"batch_size must be at least 1, got {batch_size}")
     wanted = torch.as_tensor(seeds, dtype=torch.int64)
     dataset = SeedDataset(wanted, labels_for(wanted, labels, num_classes), rank=rank, world=world)
     return DataLoader(dataset, batch_size=batch_size, collate_fn=collate)

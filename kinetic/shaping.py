@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.tensors import expand
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -40,17 +41,17 @@ class KTS:
     def __post_init__(self) -> None:
         for name in ("alpha", "beta"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"KTS {name} must be a finite number of at least 0, got {getattr(self, name)}")
+                raise KineticError(f"KTS {name} must be a finite number of at least 0, got {getattr(self, name)}")
         if not 0 < self.tau < 1:
-            raise ValueError(f"KTS tau must lie strictly between 0 and 1, got {self.tau}")
+            raise KineticError(f"KTS tau must lie strictly between 0 and 1, got {self.tau}")
         if not 0 < self.k <= 50:
-            raise ValueError(f"KTS k must lie above 0 and at most at 50, got {self.k}")
+            raise KineticError(f"KTS k must lie above 0 and at most at 50, got {self.k}")
         for name in ("launch", "landing"):
             if getattr(self, name) not in FORMS:
-                raise ValueError(f"unknown KTS {name} form {getattr(self, name)!r}; choose from {', '.join(FORMS)}")
+                raise KineticError(f"unknown KTS {name} form {getattr(self, name)!r}; choose from {', '.join(FORMS)}")
         if self.beta > self.largest_beta:
             end = 1 - self.beta * self._landing_peak
-            raise ValueError(
+            raise KineticError(
                 f"KTS beta={self.beta:g} would reverse the motion (gain {end:.4g} at t = 1); "
                 f"the largest beta allowed for the {self.landing} landing with k={self.k:g} is {self.largest_beta:.6g}"
             )
@@ -69,7 +70,7 @@ class KTS:
     ) -> "KTS":
         """Build `off`, `balanced`, `launch` or `landing`, with any field overridden by one that is not None."""
         if name not in PRESETS:
-            raise ValueError(f"unknown KTS preset {name!r}; choose from {', '.join(PRESETS)}")
+            raise KineticError(f"unknown KTS preset {name!r}; choose from {', '.join(PRESETS)}")
         given = {"alpha": alpha, "beta": beta, "tau": tau, "k": k, "launch": launch, "landing": landing}
         fields: dict[str, Any] = dict(zip(("alpha", "beta"), PRESETS[name], strict=True))
         return cls(**fields | {key: value for key, value in given.items() if value is not None})

@@ -2,9 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kinetic.errors import KineticError
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
@@ -21,7 +25,7 @@ def squared_norm(x: Tensor) -> Tensor:
 def chunks(total: int, size: int) -> Iterator[slice]:
     """Yield consecutive slices of at most `size` that cover `range(total)`."""
     if size < 1:
-        raise ValueError(f"chunk size must be at least 1, got {size}")
+        raise KineticError(f"chunk size must be at least 1, got {size}")
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
 
@@ -41,3 +45,27 @@ def seeded_noise(seeds: Sequence[int] | Tensor, shape: Sequence[int], dtype: tor
     """Draw standard normal noise [len(seeds), *shape] on the CPU; row i depends on `seeds[i]` alone."""
     rows = [torch.randn(tuple(shape), generator=generator(seed), dtype=dtype) for seed in map(int, seeds)]
     return torch.stack(rows) if rows else torch.empty((0, *shape), dtype=dtype)
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices in float32: no TF32, no bfloat16, no autocast; what was set before is restored.
+
+    PyTorch has an old setting for all libraries and newer ones for each, and reading the old one raises once a newer
+    one was used; where there are newer ones, only those are touched.
+    """
+    libraries: tuple[Any, Any] = (torch.backends.cuda, torch.backends.mkldnn)
+    backends = [b.matmul for b in libraries if hasattr(getattr(b, "matmul", None), "fp32_precision")]
+    saved = [b.fp32_precision for b in backends] or torch.get_float32_matmul_precision()
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        if not backends:
+            torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, saved, strict=False):
+            backend.fp32_precision = value
+        if not backends:
+            torch.set_float32_matmul_precision(str(saved))

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
+
 KINDS = ("uniform", "stratified", "logit_normal")
 LAST = 1 - 2**-24  # the last float32 before 1, where the paths and the empirical field may be singular
 
@@ -41,7 +43,7 @@ def validation_times(n: int) -> Tensor:
     validation set sees all times, and times do not follow the order of the images. Raises ValueError for n < 0.
     """
     if n < 0:
-        raise ValueError(f"the number of times must be at least 0, got {n}")
+        raise KineticError(f"the number of times must be at least 0, got {n}")
     first = max(1, round(n * (math.sqrt(5) - 1) / 2))
     stride = next(s for s in itertools.count(first) if math.gcd(s, n) == 1) if n else 1
     strata = torch.arange(n) * stride % max(n, 1)
@@ -55,9 +57,9 @@ def drop_labels(labels: Tensor, probability: float, null: int, generator: torch.
     the generator's device and takes as much randomness whatever the probability. Raises ValueError out of range.
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f"the probability of dropping a label must lie in [0, 1], got {probability}")
+        raise KineticError(f"the probability of dropping a label must lie in [0, 1], got {probability}")
     if null < 0:
-        raise ValueError(f"the null label must be at least 0 (it is the number of classes), got {null}")
+        raise KineticError(f"the null label must be at least 0 (it is the number of classes), got {null}")
     chance = torch.rand(labels.shape, generator=generator, device=generator.device)
     return labels.masked_fill((chance < probability).to(labels.device), null)
 
@@ -72,10 +74,10 @@ def _stratified(n: int, generator: torch.Generator) -> Tensor:
 
 def _check(n: int, kind: str, mean: float, std: float) -> None:
     if kind not in KINDS:
-        raise ValueError(f"unknown kind of times {kind!r}: choose from {', '.join(KINDS)}")
+        raise KineticError(f"unknown kind of times {kind!r}: choose from {', '.join(KINDS)}")
     if n < 0:
-        raise ValueError(f"the number of times must be at least 0, got {n}")
+        raise KineticError(f"the number of times must be at least 0, got {n}")
     if not (math.isfinite(mean) and 0 < std < math.inf):
-        raise ValueError(f"logit-normal times need a finite mean and 0 < std, got mean={mean}, std={std}")
+        raise KineticError(f"logit-normal times need a finite mean and 0 < std, got mean={mean}, std={std}")
     if kind != "logit_normal" and (mean, std) != (0.0, 1.0):
-        raise ValueError(f"{kind} times have no mean or std, got mean={mean}, std={std}: use kind 'logit_normal'")
+        raise KineticError(f"{kind} times have no mean or std, got mean={mean}, std={std}: use kind 'logit_normal'")

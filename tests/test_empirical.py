@@ -228,3 +228,15 @@ def test_it_drops_in_for_a_conditional_network() -> None:
 def test_bad_input_is_named(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(torch.ones(3, 2))
+
+
+def test_a_precision_set_for_cuda_alone_is_respected_and_restored() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        velocity = EmpiricalVelocity(torch.eye(4))(torch.zeros(1, 4), torch.tensor(0.5))
+        assert velocity.isfinite().all()
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before

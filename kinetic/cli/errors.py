@@ -9,19 +9,27 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from kinetic.callbacks.stopping import Interrupted
+from kinetic.errors import KineticError
 
-EXPECTED = (ValueError, OSError, ArgumentError, MisconfigurationException, KeyboardInterrupt, Interrupted)
+EXPECTED = (KineticError, OSError, ArgumentError, MisconfigurationException, KeyboardInterrupt, Interrupted)
+UNEXPECTED = 70  # exit status of a fault that is ours (EX_SOFTWARE of sysexits.h)
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
-    """Run a command and return its exit status; expected faults are told in one line, others keep their traceback."""
+    """Run a command and return its exit status; a fault is told in one line, one that we did not foresee as such."""
     try:
         command(args)
-    except EXPECTED as error:
+    except (*EXPECTED, Exception) as error:
         if os.environ.get("KINETIC_TRACEBACK"):
             raise
-        return _tell(error)
+        return _tell(error) if isinstance(error, EXPECTED) else _tell_unexpected(error)
     return 0
+
+
+def _tell_unexpected(error: BaseException) -> int:
+    text = one_line(f"unexpected {type(error).__name__}: {error}")
+    print(f"error: {text}; KINETIC_TRACEBACK=1 shows where, please report it", file=sys.stderr)
+    return UNEXPECTED
 
 
 def _tell(error: BaseException) -> int:

@@ -21,6 +21,7 @@ from kinetic.cli.sample_one import draw_one
 from kinetic.cli.sample_options import labels_of, parse, presets_of, sampler_of, seeds_of
 from kinetic.cli.sample_source import Origin, open_data, open_origin, run_of, training_size, trusted
 from kinetic.data import FlowDataModule
+from kinetic.errors import KineticError, refusing
 from kinetic.loggers import is_rank_zero
 from kinetic.outputs import is_picture
 from kinetic.predict import PartWriter, Plan, SamplingModule, Setting
@@ -86,37 +87,38 @@ def _name(options: argparse.Namespace) -> str:
 def _trainer(options: argparse.Namespace) -> Trainer:
     devices = int(options.devices) if options.devices.isdecimal() else options.devices
     if devices != "auto" and (not isinstance(devices, int) or devices < 1):
-        raise ValueError(f"--devices must be a number of at least 1, or auto, got {options.devices!r}")
-    return Trainer(
-        accelerator=options.accelerator,
-        devices=devices,
-        strategy="auto" if devices in (1, "auto") else "ddp",
-        precision="32-true",  # that of the network is draw's business
-        callbacks=[RunProgress(), PartWriter(exact=options.compare is not None)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+        raise KineticError(f"--devices must be a number of at least 1, or auto, got {options.devices!r}")
+    with refusing("--accelerator, --devices"):
+        return Trainer(
+            accelerator=options.accelerator,
+            devices=devices,
+            strategy="auto" if devices in (1, "auto") else "ddp",
+            precision="32-true",  # that of the network is draw's business
+            callbacks=[RunProgress(), PartWriter(exact=options.compare is not None)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
 
 
 def _check(options: argparse.Namespace, origin: Origin) -> None:
     """Raise ValueError for options that do not fit what is drawn from."""
     if options.precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {options.precision!r}; choose from {', '.join(PRECISIONS)}")
+        raise KineticError(f"unknown precision {options.precision!r}; choose from {', '.join(PRECISIONS)}")
     if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+        raise KineticError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.guidance != 1 and origin.num_classes is None:
-        raise ValueError(f"--guidance {options.guidance:g} needs a network with classes; leave it out")
+        raise KineticError(f"--guidance {options.guidance:g} needs a network with classes; leave it out")
     if options.format and "png" in options.formats and not is_picture(origin.shape):
-        raise ValueError(f"samples of shape {origin.shape} are no pictures; use --format npz or shards")
+        raise KineticError(f"samples of shape {origin.shape} are no pictures; use --format npz or shards")
 
 
 def _data(options: argparse.Namespace, run: Path | None, origin: Origin) -> FlowDataModule | None:
     """The training set: for a comparison if it is at hand, else where it is small enough to look into by the way."""
     try:
         if run is None:
-            raise ValueError("without a run there is no training set to compare with")
+            raise KineticError("without a run there is no training set to compare with")
         if options.compare is None:
             trained = training_size(run) or PRODUCTS
             if len(seeds_of(options)) * trained * math.prod(origin.shape) > PRODUCTS:

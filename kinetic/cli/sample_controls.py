@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.guidance import Network
 from kinetic.integrate import Trajectory, time_grid
 from kinetic.predict import Setting
@@ -25,7 +26,7 @@ def stopped(sampler: Sampler, end: float) -> Setting:
     """
     tau = sampler.kts.tau
     if not tau < end < 1:
-        raise ValueError(f"a flow can be stopped between tau = {tau:g} and 1, got {end:g}")
+        raise KineticError(f"a flow can be stopped between tau = {tau:g} and 1, got {end:g}")
     times = time_grid(sampler.grid, sampler.steps)
     grid = (*(times[times < end - 1e-9] / end).tolist(), 1.0)
     short = replace(sampler, grid=grid, kts=replace(sampler.kts, tau=tau / end))

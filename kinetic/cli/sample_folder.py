@@ -12,6 +12,7 @@ import lightning
 import torch
 import yaml
 
+from kinetic.errors import KineticError
 from kinetic.files import write_text
 from kinetic.outputs import is_picture
 from kinetic.sampling import seed_range
@@ -31,7 +32,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
         return {"settings": record["settings"], "seeds": seed_range(record["seeds"]), "batch": record["batch_size"]}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
-        raise ValueError(
+        raise KineticError(
             f"{path} is damaged; choose another --out, or replace what is there with --overwrite"
         ) from None
 
@@ -42,7 +43,7 @@ def claim(folder: Path, settings: dict[str, Any], seeds: Sequence[int], *, overw
     Raises ValueError where other samples lie in it, unless `overwrite` says to remove them.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose another --out")
+        raise KineticError(f"{folder} is a file; choose another --out")
     if overwrite:
         remove(folder)
         return None
@@ -51,13 +52,13 @@ def claim(folder: Path, settings: dict[str, Any], seeds: Sequence[int], *, overw
     if record is None:
         taken = [name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
         if taken:
-            raise ValueError(f"{folder} holds {taken[0]} of something else; {advice}")
+            raise KineticError(f"{folder} holds {taken[0]} of something else; {advice}")
         return None
     difference = first_difference(record["settings"], settings)
     if difference is not None:
-        raise ValueError(f"{folder} holds samples of other settings ({difference}); {advice}")
+        raise KineticError(f"{folder} holds samples of other settings ({difference}); {advice}")
     if not set(record["seeds"]) <= set(seeds):
-        raise ValueError(f"{folder} holds seeds {seed_text(record['seeds'])}, more than are asked for; {advice}")
+        raise KineticError(f"{folder} holds seeds {seed_text(record['seeds'])}, more than are asked for; {advice}")
     return record
 
 
@@ -130,7 +131,7 @@ def check_room(folder: Path, shape: Sequence[int], *, samples: int, copies: int,
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise ValueError(
+        raise KineticError(
             f"not enough disk for {samples:,} samples in {folder}: they take about {needed / 2**20:,.0f} MiB and "
             f"{free / 2**20:,.0f} MiB are free; choose another --out, fewer samples or fewer formats"
         )

@@ -8,6 +8,7 @@ import torch
 from kinetic.cli.sample_compare import aligned
 from kinetic.cli.sample_source import Origin
 from kinetic.data.pixels import to_uint8
+from kinetic.errors import KineticError
 from kinetic.files import replacing
 from kinetic.outputs import ENERGIES, is_picture, png
 from kinetic.plots import save, trajectory_figure
@@ -29,7 +30,7 @@ def draw_one(
 ) -> str:
     """Draw the sample of `seed`, write it and its energy curve to `folder`, and return what to print."""
     if seed < 0:
-        raise ValueError(f"--index is a seed of at least 0, got {seed}")
+        raise KineticError(f"--index is a seed of at least 0, got {seed}")
     net = origin.net.to(device) if isinstance(origin.net, torch.nn.Module) else origin.net
     label = labels_for(torch.tensor([seed]), labels, origin.num_classes)
     found = draw(

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from kinetic.cli.options import Parser
+from kinetic.errors import KineticError
 from kinetic.outputs import FORMATS
 from kinetic.sampling import Sampler, seed_range
 from kinetic.seeds import Labels
@@ -21,7 +22,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     """Read the command line; what cannot be understood or does not go together is a ValueError."""
     options = parser().parse_args(args)
     if options.run is not None and options.run_option is not None and options.run != options.run_option:
-        raise ValueError(f"two runs are named, {options.run!r} and {options.run_option!r}; name one")
+        raise KineticError(f"two runs are named, {options.run!r} and {options.run_option!r}; name one")
     options.run = options.run if options.run_option is None else options.run_option
     refuse_together(options)
     options.formats = formats(options.format)
@@ -45,7 +46,7 @@ def refuse_together(options: argparse.Namespace) -> None:
     )
     for one, other in pairs:
         if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
-            raise ValueError(f"--{one} and --{other} do not go together; leave one out")
+            raise KineticError(f"--{one} and --{other} do not go together; leave one out")
 
 
 def parser() -> Parser:
@@ -123,7 +124,7 @@ def formats(text: str | None) -> tuple[str, ...]:
     names = tuple(dict.fromkeys((text or "png,npz").split(",")))
     unknown = [name for name in names if name not in FORMATS]
     if unknown:
-        raise ValueError(f"unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+        raise KineticError(f"unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
     return names
 
 
@@ -133,7 +134,7 @@ def seeds_of(options: argparse.Namespace) -> list[int]:
         return seed_range(options.seeds)
     num = 64 if options.num is None else options.num
     if num < 1:
-        raise ValueError(f"--num must be at least 1, got {num}")
+        raise KineticError(f"--num must be at least 1, got {num}")
     return list(range(num))
 
 
@@ -143,7 +144,7 @@ def labels_of(options: argparse.Namespace) -> Labels:
         return "balanced"
     parts = [part.strip() for part in options.labels.split(",")]
     if not all(part.removeprefix("-").isdecimal() for part in parts):
-        raise ValueError(f"cannot read labels {options.labels!r}; write a class, several such as 0,3,7, or balanced")
+        raise KineticError(f"cannot read labels {options.labels!r}; write a class, several such as 0,3,7, or balanced")
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
@@ -176,7 +177,7 @@ def grid_of(text: str) -> str | tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"cannot read the grid {text!r}; write uniform, cosine, or times such as 0,0.5,1") from None
+        raise KineticError(f"cannot read the grid {text!r}; write uniform, cosine, or times such as 0,0.5,1") from None
 
 
 def presets_of(options: argparse.Namespace) -> list[str]:
@@ -185,5 +186,5 @@ def presets_of(options: argparse.Namespace) -> list[str]:
     for name in names:
         KTS.preset(name)
     if len(set(names)) < len(names):
-        raise ValueError(f"--compare {options.compare} names a setting twice")
+        raise KineticError(f"--compare {options.compare} names a setting twice")
     return ["off", *(name for name in names if name != "off")]

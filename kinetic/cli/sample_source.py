@@ -15,6 +15,7 @@ from kinetic.build import build
 from kinetic.checkpoint import load_network
 from kinetic.data import FlowDataModule
 from kinetic.empirical import EmpiricalVelocity
+from kinetic.errors import KineticError
 from kinetic.files import sha256
 from kinetic.guidance import Network
 from kinetic.metrics.memorization import MemorizationResult, memorization
@@ -55,9 +56,9 @@ def open_origin(options: argparse.Namespace, run: Path | None, *, device: torch.
         assert run is not None
         checkpoint = run / LAST
         if not checkpoint.is_file():
-            raise ValueError(f"run {run.name} has no checkpoint yet; train it until it has written one")
+            raise KineticError(f"run {run.name} has no checkpoint yet; train it until it has written one")
     if options.weights not in (None, "ema", "raw"):
-        raise ValueError(f"unknown weights {options.weights!r}; choose from ema, raw")
+        raise KineticError(f"unknown weights {options.weights!r}; choose from ema, raw")
     loaded = load_network(checkpoint, weights=options.weights, packages=trusted(options))
     home = run if run is not None else checkpoint.parent
     kind = "averaged" if loaded.weights == "ema" else "raw"
@@ -96,12 +97,12 @@ def open_data(run: Path, packages: tuple[str, ...]) -> FlowDataModule:
         spec = {**config["data"], "init_args": {**(config["data"].get("init_args") or {})}}
         spec["init_args"].setdefault("seed", int(config["seed_everything"]))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{run / CONFIG} does not describe the data ({error!r})") from None
+        raise KineticError(f"{run / CONFIG} does not describe the data ({error!r})") from None
     data = build(spec, base=FlowDataModule, packages=packages)
     data.setup()
     listed = run / "subset.txt"
     if listed.is_file() and listed.read_text(encoding="utf-8").splitlines() != list(data.subset_ids):
-        raise ValueError(f"the data set is no longer the one that {run.name} was trained on (see {listed.name})")
+        raise KineticError(f"the data set is no longer the one that {run.name} was trained on (see {listed.name})")
     return data
 
 
@@ -163,6 +164,6 @@ def _labels(data: FlowDataModule) -> Tensor:
     """Label of each image that `reference()` yields, int64 [N]."""
     _, pool, indices = data.splits()[0]
     if pool.labels is None or data.num_classes is None:
-        raise ValueError(f"labels given, but the images of {data.name} have none; leave them out")
+        raise KineticError(f"labels given, but the images of {data.name} have none; leave them out")
     by_id = {pool.ids[i]: int(pool.labels[i]) for i in indices.tolist()}
     return torch.tensor([by_id[name] for _, _, ids in data.reference() for name in ids])

@@ -28,6 +28,7 @@ from kinetic.cli.dry_run import dry_run
 from kinetic.cli.noise import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.fit import check_fit
+from kinetic.errors import KineticError, refusing
 from kinetic.files import write_text
 from kinetic.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, tensorboard_logger, wandb_logger
 from kinetic.module import FlowMatching
@@ -115,7 +116,13 @@ class TrainCLI(LightningCLI):
         config["logger"] = self._loggers(settings, resume_step)
         config["default_root_dir"] = str(self.folder)
         config["plugins"] = [*(config.get("plugins") or []), SafeCheckpointIO()]
-        return self.trainer_class(**config.as_dict())
+        with refusing("the trainer's options"):
+            return self.trainer_class(**config.as_dict())
+
+    def instantiate_classes(self) -> None:
+        """Build everything that the configuration names."""
+        with refusing("the configuration"):
+            super().instantiate_classes()
 
     def _choose_folder(self, settings: RunSettings) -> Path:
         if self.resume is not None:
@@ -170,7 +177,9 @@ def train(args: list[str]) -> None:
         run = find_run(_root(args), resume_spec)
         resume = run / LAST
         if not resume.is_file():
-            raise ValueError(f"run {run.name} has no checkpoint to continue from yet; start it again without --resume")
+            raise KineticError(
+                f"run {run.name} has no checkpoint to continue from yet; start it again without --resume"
+            )
         args = ["--config", str(run / CONFIG), *args]
     elif not any(arg in ("--config", "-c", "--help", "-h") or arg.startswith("--config=") for arg in args):
         args = ["--config", str(shipped("digits")), *args]

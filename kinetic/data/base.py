@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kinetic.data.loader import TrainLoader, ValLoader
 from kinetic.data.pools import SUBSET, CachedPool, Plan, Pool, Source, to_float
+from kinetic.errors import KineticError
 from kinetic.tensors import generator
 
 CACHE_BYTES = 2**29
@@ -69,7 +70,7 @@ class FlowDataModule(LightningDataModule):
             ("steps_per_epoch", steps_per_epoch, 1),
         ]:
             if value is not None and value < least:
-                raise ValueError(f"{option}={value} is too small: pass {option} of {least} or more")
+                raise KineticError(f"{option}={value} is too small: pass {option} of {least} or more")
         self.batch_size, self.num_train, self.num_val = batch_size, num_train, num_val
         self.size, self.grayscale, self.flip, self.seed = size, grayscale, flip, seed
         self.num_workers, self.steps_per_epoch, self.cache = num_workers, steps_per_epoch, cache
@@ -86,11 +87,11 @@ class FlowDataModule(LightningDataModule):
         source = self.load()
         pool, total = source.train, len(source.train)
         if self.flip and not pool.pictures:
-            raise ValueError(f"flip=True but {self.name} has no pictures to mirror: pass flip=False")
+            raise KineticError(f"flip=True but {self.name} has no pictures to mirror: pass flip=False")
         spare = 0 if source.test is not None else min(self.num_val, total // 2)
         wanted = total - spare if self.num_train is None else self.num_train
         if wanted > total:
-            raise ValueError(self._too_large(total, source.test))
+            raise KineticError(self._too_large(total, source.test))
         order = torch.randperm(total, generator=generator(self.seed, SUBSET))
         self._subset = order[:wanted].sort().values
         self._rest = order[wanted:] if source.test is None else self._shuffled(source.test)
@@ -105,7 +106,7 @@ class FlowDataModule(LightningDataModule):
         self.setup()
         parts = world * accumulate
         if self.batch_size % parts:
-            raise ValueError(
+            raise KineticError(
                 f"batch_size={self.batch_size} does not divide by {world} devices x {accumulate} accumulated batches:"
                 f" pass a multiple of {parts}, such as {-(-self.batch_size // parts) * parts}"
             )

@@ -15,6 +15,7 @@ from kinetic.data.base import FlowDataModule
 from kinetic.data.images import read_image
 from kinetic.data.pools import Plan, Pool, Source, stacked
 from kinetic.data.progress import progress
+from kinetic.errors import KineticError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPLITS = {"train", "test", "val", "valid", "validation"}
@@ -42,7 +43,7 @@ class Files(Dataset[Tensor | ValueError]):
         image = read_image(path, name=str(path), channels=self.channels, size=self.size)
         if self.expected is not None and tuple(image.shape) != self.expected:
             (height, width, _), (first, second, _) = image.shape, self.expected
-            raise ValueError(f"{path} is {width}x{height} pixels but others are {second}x{first}: pass size=N")
+            raise KineticError(f"{path} is {width}x{height} pixels but others are {second}x{first}: pass size=N")
         return image
 
 
@@ -138,10 +139,10 @@ class Folder(FlowDataModule):
         if self.classes is False or (self.classes is None and (len(nested) < 2 or flat)):
             return None
         if flat:
-            raise ValueError(f"{self.path}/{flat[0]} is in no class folder: move it into one or pass classes=false")
+            raise KineticError(f"{self.path}/{flat[0]} is in no class folder: move it into one or pass classes=false")
         if len(nested) > 1 and {n.lower() for n in nested} <= SPLITS:
             first = next((n for n in nested if n.lower() == "train"), min(nested))
-            raise ValueError(
+            raise KineticError(
                 f"the folders in {self.path} look like splits, not classes: pass path={self.path}/{first}"
                 " and the other one as test_path, or classes=false to use all images as one set"
             )
@@ -155,7 +156,7 @@ class Folder(FlowDataModule):
         if names is not None:
             strange = next((i for i in ids if i.split("/")[0] not in names), None)
             if strange is not None:
-                raise ValueError(
+                raise KineticError(
                     f"{root}/{strange} is of a class that {self.path} lacks: its classes are {', '.join(names)}"
                 )
             labels = torch.tensor([names.index(i.split("/")[0]) for i in ids])
@@ -165,7 +166,7 @@ class Folder(FlowDataModule):
 def list_images(root: Path) -> list[str]:
     """Paths of the images under `root`, relative and sorted; hidden files and folders are left out, links followed."""
     if not root.is_dir():
-        raise ValueError(f"folder {root} does not exist: pass the path of a folder of images")
+        raise KineticError(f"folder {root} does not exist: pass the path of a folder of images")
     found: list[str] = []
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -177,7 +178,7 @@ def list_images(root: Path) -> list[str]:
         images = (f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith("."))
         found += [(Path(folder) / f).relative_to(root).as_posix() for f in images]
     if not found:
-        raise ValueError(f"folder {root} holds no images: looked for {', '.join(SUFFIXES)}")
+        raise KineticError(f"folder {root} holds no images: looked for {', '.join(SUFFIXES)}")
     return sorted(found)
 
 
@@ -187,7 +188,7 @@ def decodable(root: Path, ids: list[str], channels: int) -> list[str]:
     checked = progress("checking images", "images", over=range(len(ids)), total=len(ids))
     bad = {ids[i] for i in checked if not isinstance(files[i], Tensor)}
     if len(bad) == len(ids):
-        raise ValueError(
+        raise KineticError(
             f"folder {root} holds no image that can be decoded: {len(bad)} cannot, the first is {min(bad)}"
         )
     if bad:

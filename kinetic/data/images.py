@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kinetic.data.pixels import grayscale as to_gray
+from kinetic.errors import KineticError
 
 
 def read_image(file: str | Path | IO[bytes], *, name: str, channels: int | None, size: int | None = None) -> Tensor:
@@ -23,9 +24,9 @@ def read_image(file: str | Path | IO[bytes], *, name: str, channels: int | None,
             picture = convert(upright, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError) as error:
         if isinstance(error, FileNotFoundError):
-            raise ValueError(f"image {name} does not exist") from None
+            raise KineticError(f"image {name} does not exist") from None
         reason = " ".join(str(error).split())
-        raise ValueError(f"cannot decode image {name} ({reason}): remove it or pass skip_bad=true") from None
+        raise KineticError(f"cannot decode image {name} ({reason}): remove it or pass skip_bad=true") from None
     return as_bytes(fit(picture, size))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetic.data.tars import Shard, is_remote
+from kinetic.errors import KineticError
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -43,16 +44,16 @@ def load_manifest(path: Path) -> Manifest:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
+            raise KineticError(f"its format is not {FORMAT}")
         entries = tuple(Entry(**entry) for entry in content.pop("shards"))
         names, shape = content.pop("class_names"), tuple(content.pop("shape"))
         manifest = Manifest(shards=entries, class_names=tuple(names) if names else None, shape=shape, **content)
         strange = next((e.file for e in entries if e.count != len(e.keys) or len(e.labels or e.keys) != e.count), None)
         if strange is not None:
-            raise ValueError(f"the counts of {strange} do not agree")
+            raise KineticError(f"the counts of {strange} do not agree")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be used ({reason}): write the shards again, or remove it") from None
+        raise KineticError(f"{path} cannot be used ({reason}): write the shards again, or remove it") from None
     return manifest
 
 
@@ -74,6 +75,8 @@ def manifest_of(shards: list[Shard]) -> Manifest | None:
     for shard, entry in zip(shards, found, strict=True):
         size = Path(shard.url).stat().st_size
         if size != entry.size:
-            raise ValueError(f"shard {shard.url} has {size} bytes but {FILE} says {entry.size}: copy or write it again")
+            raise KineticError(
+                f"shard {shard.url} has {size} bytes but {FILE} says {entry.size}: copy or write it again"
+            )
     total = sum(entry.count for entry in found)
     return Manifest(total, manifest.shape, manifest.num_classes, manifest.class_names, found)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
+
 MID_GRAY = 128  # what a non-finite pixel becomes
 
 
@@ -26,7 +28,7 @@ def grayscale(images: Tensor) -> Tensor:
     if channels == 1:
         return images
     if channels != 3:
-        raise ValueError(f"grayscale takes images of 1 or 3 channels, got {channels}; drop the alpha channel first")
+        raise KineticError(f"grayscale takes images of 1 or 3 channels, got {channels}; drop the alpha channel first")
     red, green, blue = images.to(torch.int32).unbind(-1)
     luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
     return luma.to(torch.uint8).unsqueeze(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kinetic.data.pixels import from_uint8
 from kinetic.data.progress import progress
+from kinetic.errors import KineticError
 from kinetic.tensors import chunks, generator
 
 ORDER, FLIP, SUBSET = 1, 2, 3  # what a generator is for, part of its key
@@ -28,7 +29,7 @@ class Plan:
     ) -> None:
         """Plan over `subset` [N] (pool indices); `batch` images a rank, `per_epoch` batches in an epoch."""
         if len(subset) == 0:
-            raise ValueError("there is no image to train on: the training subset is empty")
+            raise KineticError("there is no image to train on: the training subset is empty")
         self.subset, self.batch, self.per_epoch = subset, batch, per_epoch
         self.seed, self.rank, self.world = seed, rank, world
         self._orders: dict[int, Tensor] = {}

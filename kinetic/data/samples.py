@@ -14,6 +14,7 @@ from kinetic.data.images import read_image
 from kinetic.data.manifest import manifest_of
 from kinetic.data.progress import progress
 from kinetic.data.tars import IMAGES, DamagedShard, Shard, read_samples
+from kinetic.errors import KineticError
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,26 @@ class Decoder:
         kind = next((k for k in (*IMAGES, "npy") if k in sample), None)
         if kind is None:
             have = ", ".join(sample) or "nothing to read"
-            raise ValueError(f"sample {name} has no image: looked for {', '.join(IMAGES)}, npy and found {have}")
+            raise KineticError(f"sample {name} has no image: looked for {', '.join(IMAGES)}, npy and found {have}")
         if kind == "npy":
             image = self._array(name, sample[kind])
         else:
             image = read_image(io.BytesIO(sample[kind]), name=name, channels=self.channels, size=self.size)
         if self.shape is not None and tuple(image.shape) != self.shape:
-            raise ValueError(self._mismatch(name, tuple(image.shape), self.shape))
+            raise KineticError(self._mismatch(name, tuple(image.shape), self.shape))
         return image
 
     def _array(self, name: str, data: bytes) -> Tensor:
         try:
             array = np.load(io.BytesIO(data), allow_pickle=False)
             if array.dtype.kind != "f":
-                raise ValueError(f"its numbers are {array.dtype}, not floats")
+                raise KineticError(f"its numbers are {array.dtype}, not floats")
             return torch.from_numpy(array.astype(np.float32)) * self.scale
         except (ValueError, OSError, EOFError, AttributeError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"cannot read the latents of {name} ({reason}): remove it or pass skip_bad=true") from None
+            raise KineticError(
+                f"cannot read the latents of {name} ({reason}): remove it or pass skip_bad=true"
+            ) from None
 
     @staticmethod
     def _mismatch(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -99,7 +102,7 @@ def scan(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, skip_bad:
     with progress("listing shards", "samples") as bar:
         found = [scan_shard(s, label_key, decoder if skip_bad else None, bad, bar.update) for s in shards]
     if not any(found):
-        raise ValueError(f"no shard holds a sample that can be used: {bad[0]}")
+        raise KineticError(f"no shard holds a sample that can be used: {bad[0]}")
     if bad:
         total = sum(map(len, found)) + len(bad)
         rank_zero_warn(f"skipped {len(bad)} faults beside {total - len(bad)} good samples, the first: {bad[0]}")
@@ -108,7 +111,7 @@ def scan(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, skip_bad:
     index = Index(shards, [list(samples) for samples in found], torch.tensor(known) if known else None)
     if known and len(known) < len(labels):
         name = index.ids[labels.index(None)]
-        raise ValueError(f"sample {name} has no label but others have: give it a .cls or leave out all of them")
+        raise KineticError(f"sample {name} has no label but others have: give it a .cls or leave out all of them")
     return index
 
 
@@ -122,7 +125,9 @@ def scan_shard(
             update()
             name = f"{shard.name}/{key}"
             if key in found:
-                raise ValueError(f"sample {name} occurs twice in {shard.url}: write the shard again with unique names")
+                raise KineticError(
+                    f"sample {name} occurs twice in {shard.url}: write the shard again with unique names"
+                )
             try:
                 found[key] = label_of(name, sample, label_key)
                 if decoder is not None:
@@ -137,7 +142,7 @@ def scan_shard(
             raise
         bad.append(str(error))
     if not found and decoder is None:
-        raise ValueError(f"shard {shard.url} is empty: remove it or write it again")
+        raise KineticError(f"shard {shard.url} is empty: remove it or write it again")
     return found
 
 
@@ -153,7 +158,7 @@ def label_of(name: str, sample: dict[str, bytes], label_key: str) -> int | None:
         if text is None:
             return None
         if not isinstance(text, int):
-            raise ValueError(text)
+            raise KineticError(text)
         return text
     except ValueError:
-        raise ValueError(f"the label of sample {name} is {str(text)[:40]!r}: it must be a whole number") from None
+        raise KineticError(f"the label of sample {name} is {str(text)[:40]!r}: it must be a whole number") from None

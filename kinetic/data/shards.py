@@ -16,6 +16,7 @@ from kinetic.data.base import FlowDataModule
 from kinetic.data.pools import ORDER, Plan, Pool, Source, stacked, to_float
 from kinetic.data.samples import Decoder, Index, index_shards
 from kinetic.data.tars import DamagedShard, Shard, find_shards, read_samples
+from kinetic.errors import KineticError
 from kinetic.tensors import generator, seed_from
 
 Item = tuple[int, str, dict[str, bytes]]  # pool index, id, bytes by kind
@@ -54,7 +55,9 @@ class ShardPool(Pool):
                 raise
         if place:
             url = self.index.shards[shard].url
-            raise ValueError(f"shard {url} no longer holds sample {next(iter(place))}: write it and its manifest again")
+            raise KineticError(
+                f"shard {url} no longer holds sample {next(iter(place))}: write it and its manifest again"
+            )
 
     def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """Read the shards that hold `indices` one after another; each image is decoded once and in order."""
@@ -67,7 +70,7 @@ class ShardPool(Pool):
         # batches come from the workers in turn; the generator keeps the network's random state out of it
         for item in DataLoader(stream, batch_size=None, num_workers=workers, generator=torch.Generator()):
             if isinstance(item, str):
-                raise ValueError(item)
+                raise KineticError(item)
             yield item
 
     def wanted(self, plan: Plan) -> Tensor:
@@ -211,7 +214,7 @@ class Shards(FlowDataModule):
         """
         super().__init__(**common)
         if shuffle < 1:
-            raise ValueError(f"shuffle={shuffle} is too small: pass 1 (no mixing within shards) or more")
+            raise KineticError(f"shuffle={shuffle} is too small: pass 1 (no mixing within shards) or more")
         self.train, self.test, self.classes, self.label_key = train, test, num_classes, label_key
         self.scale, self.shuffle, self.skip_bad = scale, shuffle, skip_bad
         self.name = train if isinstance(train, str) else " ".join(train)
@@ -240,7 +243,7 @@ class Shards(FlowDataModule):
         decoder = replace(decoder, channels=decoder.channels or index.channels)
         pool = ShardPool(index, decoder, workers=self.num_workers, shuffle=self.shuffle, skip_bad=self.skip_bad)
         if not pool.pictures and (self.grayscale or self.size is not None):
-            raise ValueError(f"{self.name} holds latents, not pictures: leave out size and grayscale")
+            raise KineticError(f"{self.name} holds latents, not pictures: leave out size and grayscale")
         return pool
 
 
@@ -250,7 +253,7 @@ def check_labels(pool: ShardPool | None, classes: int) -> None:
         return
     outside = ((pool.labels < 0) | (pool.labels >= classes)).nonzero().flatten().tolist()
     if outside:
-        raise ValueError(
+        raise KineticError(
             f"sample {pool.ids[outside[0]]} has label {int(pool.labels[outside[0]])}, outside 0 to {classes - 1}:"
             f" mend it or pass num_classes of {int(pool.labels.max()) + 1} or more"
         )

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 
+from kinetic.errors import KineticError
+
 IMAGES = ("jpg", "jpeg", "png", "webp")
 EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -32,7 +34,7 @@ class Shard:
     sha256: str | None = None
 
 
-class DamagedShard(ValueError):
+class DamagedShard(KineticError):
     """A shard that ends too early or cannot be read; `key` is the last whole sample before that."""
 
 
@@ -45,7 +47,9 @@ def find_shards(patterns: str | list[str]) -> list[Shard]:
     names = [shard_name(url) for url in found]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"two shards are called {twice[0]}, so that image ids would not be unique: rename one of them")
+        raise KineticError(
+            f"two shards are called {twice[0]}, so that image ids would not be unique: rename one of them"
+        )
     return [Shard(url, name) for url, name in zip(found, names, strict=True)]
 
 
@@ -65,10 +69,10 @@ def local_files(pattern: str) -> list[str]:
         parts = path.parts
         first = next((n for n, part in enumerate(parts) if set("*?[") & set(part)), len(parts))
         if first == len(parts):
-            raise ValueError(f"shard {pattern} does not exist: pass the path of a tar, a folder of tars or a pattern")
+            raise KineticError(f"shard {pattern} does not exist: pass the path of a tar, a folder of tars or a pattern")
         files = [p for p in Path(*parts[:first]).glob("/".join(parts[first:])) if p.is_file()]
     if not files:
-        raise ValueError(f"no shards in {pattern}: looked for tars (.tar, .tar.gz, .tgz)")
+        raise KineticError(f"no shards in {pattern}: looked for tars (.tar, .tar.gz, .tgz)")
     return sorted(map(str, files))
 
 

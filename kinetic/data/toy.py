@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.pools import ArrayPool, Source
+from kinetic.errors import KineticError
 from kinetic.tensors import generator
 
 Distribution = Literal["checkerboard", "moons", "eight_gaussians", "spiral"]
@@ -21,11 +22,11 @@ class Toy(FlowDataModule):
         """Draw `points` to train on, and a fifth as many (at least 1,000) to hold out."""
         super().__init__(**common)
         if distribution not in CLASSES:
-            raise ValueError(f"distribution={distribution!r} is unknown: choose one of {', '.join(CLASSES)}")
+            raise KineticError(f"distribution={distribution!r} is unknown: choose one of {', '.join(CLASSES)}")
         if points < 1:
-            raise ValueError(f"points={points} is too small: pass 1 or more")
+            raise KineticError(f"points={points} is too small: pass 1 or more")
         if self.size is not None or self.grayscale or self.flip:
-            raise ValueError(f"{distribution} has points, not pictures: leave out size, grayscale and flip")
+            raise KineticError(f"{distribution} has points, not pictures: leave out size, grayscale and flip")
         self.name, self.points = distribution, points
 
     def load(self) -> Source:

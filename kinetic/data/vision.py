@@ -13,6 +13,7 @@ from kinetic.data.base import FlowDataModule
 from kinetic.data.folders import FilePool
 from kinetic.data.images import fit_all
 from kinetic.data.pools import ArrayPool, Pool, Source
+from kinetic.errors import KineticError
 
 ARRAYS = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 DATASETS = (*ARRAYS, "celeba")
@@ -35,7 +36,7 @@ class Vision(FlowDataModule):
         """Say which data set, the folder it lies in (torchvision's layout), and whether to fetch it if it does not."""
         super().__init__(**common)
         if dataset not in DATASETS:
-            raise ValueError(f"dataset={dataset!r} is unknown: choose one of {', '.join(DATASETS)}")
+            raise KineticError(f"dataset={dataset!r} is unknown: choose one of {', '.join(DATASETS)}")
         self.name, self.root, self.download = dataset, root, download
 
     def prepare_data(self) -> None:
@@ -58,14 +59,14 @@ class Vision(FlowDataModule):
                 return torchvision.datasets.CelebA(self.root, "train" if train else "test", download=self.download)
             return getattr(torchvision.datasets, ARRAYS[self.name])(self.root, train=train, download=self.download)
         except (URLError, ConnectionError, TimeoutError) as error:
-            raise ValueError(
+            raise KineticError(
                 f"cannot download {self.name} ({error}): check the network, or copy it to {self.root}/"
             ) from None
         except (RuntimeError, FileNotFoundError) as error:
             if self.download:
                 reason = " ".join(str(error).split())
-                raise ValueError(f"cannot download {self.name} ({reason}): copy its files to {self.root}/") from None
-            raise ValueError(
+                raise KineticError(f"cannot download {self.name} ({reason}): copy its files to {self.root}/") from None
+            raise KineticError(
                 f"{self.name} not found in {self.root}/: pass --data.download true or --data.root FOLDER"
             ) from None
 

@@ -21,6 +21,7 @@ from kinetic.data.progress import progress
 from kinetic.data.shards import Shards
 from kinetic.data.tars import SUFFIXES, is_remote
 from kinetic.data.vision import DATASETS, Vision
+from kinetic.errors import KineticError
 from kinetic.tensors import chunks
 
 Format = Literal["png", "jpg", "webp"]
@@ -47,7 +48,7 @@ def source(spec: str, *, root: str = "data", size: int | None = None, grayscale:
     if path.is_dir():
         return Folder(path=spec, **common)
     names = ", ".join(("digits", *DATASETS))
-    raise ValueError(f"{spec} is no data set ({names}), no folder that exists and no shard pattern (*.tar): pass one")
+    raise KineticError(f"{spec} is no data set ({names}), no folder that exists and no shard pattern (*.tar): pass one")
 
 
 def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000, format: Format = "png") -> Manifest:
@@ -57,15 +58,15 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
     same images give the same bytes. Nothing appears under its name before all is written, `manifest.json` last.
     """
     if per_shard < 1:
-        raise ValueError(f"per_shard={per_shard} is too small: pass 1 or more")
+        raise KineticError(f"per_shard={per_shard} is too small: pass 1 or more")
     if format not in OPTIONS:
-        raise ValueError(f"format={format!r} is unknown: choose one of {', '.join(OPTIONS)}")
+        raise KineticError(f"format={format!r} is unknown: choose one of {', '.join(OPTIONS)}")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: pass a folder to write to")
+        raise KineticError(f"{folder} is a file: pass a folder to write to")
     taken = sorted(p.name for p in folder.glob("*") if is_tar(p) or p.name == FILE)
     if taken:
-        raise ValueError(f"{folder} already holds shards ({taken[0]}): pass another folder, or remove them first")
+        raise KineticError(f"{folder} already holds shards ({taken[0]}): pass another folder, or remove them first")
     splits = data.splits()
     folder.mkdir(parents=True, exist_ok=True)
     partial: list[Path] = []

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from kinetic.errors import KineticError
 from kinetic.metrics.neighbors import nearest
 from kinetic.metrics.reference import ReferenceIndex, Source
 
@@ -32,7 +33,7 @@ class MemorizationResult(NamedTuple):
     def column(self, name: str) -> Tensor:
         """Return a column [N] of the table: index and neighbor as int64, finite and copied as bool, others float64."""
         if name not in COLUMNS:
-            raise ValueError(f"unknown column {name!r}; choose from {', '.join(COLUMNS)}")
+            raise KineticError(f"unknown column {name!r}; choose from {', '.join(COLUMNS)}")
         values = self.table[:, COLUMNS.index(name)]
         if name in ("index", "neighbor"):
             return values.long()
@@ -97,9 +98,9 @@ def prepare(reference: ReferenceIndex | Source, *, flip: bool = False) -> Refere
     """Index `reference` if it is not an index; raise ValueError where d₂ would be undefined."""
     index = reference if isinstance(reference, ReferenceIndex) else ReferenceIndex.build(reference, flip=flip)
     if flip and not index.flip:
-        raise ValueError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
+        raise KineticError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
     if index.distinct < 2:
-        raise ValueError(f"F_mem needs at least two distinct training images, got {index.distinct}")
+        raise KineticError(f"F_mem needs at least two distinct training images, got {index.distinct}")
     return index
 
 
@@ -107,9 +108,9 @@ def measure(samples: Tensor, reference: ReferenceIndex, index: Tensor, *, thresh
     """Compare samples [B, ...] with the reference: rows [B, 7] float64 with the columns COLUMNS."""
     index = torch.as_tensor(index, device=samples.device).flatten()
     if len(index) != len(samples):
-        raise ValueError(f"{len(samples)} samples with {len(index)} indices; pass one index a sample")
+        raise KineticError(f"{len(samples)} samples with {len(index)} indices; pass one index a sample")
     if index.is_floating_point() or bool((index.abs() >= 2**53).any()):
-        raise ValueError("sample indices must be integers below 2**53, as they are stored beside float64 distances")
+        raise KineticError("sample indices must be integers below 2**53, as they are stored beside float64 distances")
     found = nearest(samples, reference, k=2)
     d1, d2 = found.distances.unbind(1)
     ratio = torch.where(d1 == 0, 0.0, d1 / d2)
@@ -141,7 +142,7 @@ def summarize(table: Tensor) -> MemorizationResult:
 def wilson(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval of a proportion (95 % by default); (0, 1), which excludes nothing, without trials."""
     if not 0 <= successes <= total:
-        raise ValueError(f"successes must lie between 0 and the total {total}, got {successes}")
+        raise KineticError(f"successes must lie between 0 and the total {total}, got {successes}")
     if total == 0:
         return 0.0, 1.0
     share, spread = successes / total, z * z / total
@@ -183,7 +184,7 @@ def find_onset(history: Iterable[Validation], *, null_f_mem: float, null_high: f
 
 def _valid_threshold(threshold: float) -> float:
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
+        raise KineticError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
     return threshold
 
 

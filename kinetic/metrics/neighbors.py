@@ -7,16 +7,14 @@ candidates could be nearer; where it could, the query is searched again with eig
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.metrics.reference import ReferenceIndex, Source, mirror, wide
-from kinetic.tensors import chunks
+from kinetic.tensors import chunks, exact_products
 
 __all__ = ["NeighborResult", "ReferenceIndex", "nearest"]
 
@@ -53,15 +51,15 @@ def nearest(
     if not isinstance(reference, ReferenceIndex):
         reference = ReferenceIndex.build(reference, flip=flip, device=queries.device)
     elif flip and not reference.flip:
-        raise ValueError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
+        raise KineticError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
     if not 1 <= k <= reference.distinct:
-        raise ValueError(f"k={k} nearest images need 1 <= k <= {reference.distinct}, the distinct reference images")
+        raise KineticError(f"k={k} nearest images need 1 <= k <= {reference.distinct}, the distinct reference images")
     flat = _matching(queries, reference)
     distances = torch.full((len(flat), k), math.nan, dtype=torch.float64, device=reference.device)
     indices = torch.full((len(flat), k), -1, device=reference.device)
     pending = (torch.linalg.vector_norm(flat, math.inf, dim=1) < _LARGEST).nonzero().flatten()
     count = max(candidates, k)
-    with torch.no_grad(), _full_precision(reference.device):
+    with torch.no_grad(), exact_products(reference.device):
         while len(pending):
             count = min(count, len(reference.ids))
             failed = []
@@ -183,25 +181,5 @@ def _matching(queries: Tensor, index: ReferenceIndex) -> Tensor:
     """Flatten queries that have the reference's shape, or are flat already, to [N, D] on the index's device."""
     if queries.shape[1:] not in (index.shape, torch.Size([index.shape.numel()])):
         got, want = tuple(queries.shape[1:]), tuple(index.shape)
-        raise ValueError(f"queries of shape {got} do not match the reference images of shape {want}")
+        raise KineticError(f"queries of shape {got} do not match the reference images of shape {want}")
     return wide(queries.detach().flatten(1).to(index.device))
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply float32 matrices in float32: no TF32, no bfloat16, no autocast; what was set before is restored."""
-    libraries: tuple[Any, Any] = (torch.backends.cuda, torch.backends.mkldnn)
-    backends = [b.matmul for b in libraries if hasattr(getattr(b, "matmul", None), "fp32_precision")]
-    saved = [b.fp32_precision for b in backends] or torch.get_float32_matmul_precision()
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        if not backends:
-            torch.set_float32_matmul_precision("highest")
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, value in zip(backends, saved, strict=False):
-            backend.fp32_precision = value
-        if not backends:
-            torch.set_float32_matmul_precision(str(saved))

@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from kinetic.errors import KineticError
 from kinetic.tensors import chunks
 
 # A tensor [N, ...], or a re-iterable of image tensors or of pairs (images [n, ...], ids [n] int64).
@@ -59,7 +60,9 @@ class ReferenceIndex:
         Raises ValueError for a source that is empty, can be read only once, holds non-finite values or mixed shapes.
         """
         if isinstance(source, Iterator):
-            raise ValueError(f"the reference must be re-iterable, got a one-shot {type(source).__name__}; pass a list")
+            raise KineticError(
+                f"the reference must be re-iterable, got a one-shot {type(source).__name__}; pass a list"
+            )
         device = torch.device(device or (source.device if isinstance(source, Tensor) else "cpu"))
         if device.type == "mps":  # no float64 there
             device = torch.device("cpu")
@@ -78,7 +81,7 @@ class ReferenceIndex:
                 yield start, images[rows].to(self.device).flatten(1)
                 start += rows.stop - rows.start
         if start != len(self.ids):
-            raise ValueError(f"the reference changed: it had {len(self.ids)} images when indexed and has {start} now")
+            raise KineticError(f"the reference changed: it had {len(self.ids)} images when indexed and has {start} now")
 
     def images(self, ids: Tensor) -> Tensor:
         """Fetch images by id, [n] -> [n, ...] (the first view of each), for a gallery."""
@@ -86,7 +89,7 @@ class ReferenceIndex:
         place = torch.searchsorted(self.ids[order], wanted).clamp_(max=len(order) - 1)
         rows = order[place]
         if not bool((unknown := self.ids[rows] != wanted).logical_not().all()):
-            raise ValueError(f"no reference image has the id {int(wanted[unknown][0])}")
+            raise KineticError(f"no reference image has the id {int(wanted[unknown][0])}")
         found: Tensor | None = None
         for start, block in self.blocks():
             found = block.new_empty(len(rows), block.shape[1]) if found is None else found
@@ -116,20 +119,20 @@ def _survey(source: Source, flip: bool, device: torch.device) -> dict[str, Any]:
         if not ids:
             shape, center = images.shape[1:], images[:4096].to(device).flatten(1).float().mean(0)
         if images.shape[1:] != shape:
-            raise ValueError(f"reference images differ in shape: {tuple(shape)} and {tuple(images.shape[1:])}")
+            raise KineticError(f"reference images differ in shape: {tuple(shape)} and {tuple(images.shape[1:])}")
         for part in chunks(len(images), max(1, BUDGET // (64 * max(shape.numel(), 1)))):
             block = images[part].to(device).flatten(1)
             least, most = (float(value) for value in block.aminmax())  # NaN wherever there is one
             if not (math.isfinite(least) and math.isfinite(most)):
                 bad = ~block.isfinite().all(1).cpu()
-                raise ValueError(f"reference image {int(numbers[part][bad][0])} is not finite")
+                raise KineticError(f"reference image {int(numbers[part][bad][0])} is not finite")
             low, high = min(low, least), max(high, most)
             norms.append((block.double() - center.double()).square().sum(1).div(2).float())
             largest = max(largest, float(torch.linalg.vector_norm(wide(block), dim=1).max()))
             keys.extend(_keys(block, shape, flip))
         ids.append(numbers)
     if not ids:
-        raise ValueError("the reference holds no images")
+        raise KineticError("the reference holds no images")
     numbers = torch.cat(ids)
     groups, repeated = _group(numbers.numpy(), np.array(keys))
     half_norms = torch.cat(norms).masked_fill_(torch.from_numpy(repeated).to(device), math.inf)
@@ -162,7 +165,7 @@ def _read(source: Source) -> Iterator[tuple[Tensor, Tensor]]:
     for item in [source] if isinstance(source, Tensor) else source:
         images, ids = (item, torch.arange(start, start + len(item))) if isinstance(item, Tensor) else item
         if len(images) != len(ids):
-            raise ValueError(f"the reference yields {len(images)} images with {len(ids)} ids")
+            raise KineticError(f"the reference yields {len(images)} images with {len(ids)} ids")
         start += len(images)
         if len(images):
             yield images, ids.cpu()

@@ -7,6 +7,8 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
+from kinetic.errors import KineticError
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -59,5 +61,5 @@ def signal_table(signals: Mapping[str, Tensor], ratio: Tensor, copied: Tensor) -
 
 def _columns(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"expected two tensors of one shape [N], got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise KineticError(f"expected two tensors of one shape [N], got {tuple(a.shape)} and {tuple(b.shape)}")
     return a.detach().cpu().double().numpy(), b.detach().cpu().double().numpy()

@@ -7,6 +7,7 @@ import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 
+from kinetic.errors import KineticError
 from kinetic.nn.embed import (
     LabelEmbedding,
     TimeEmbedding,
@@ -67,9 +68,9 @@ class DiT(nn.Module):
         check_sizes(patch_size=patch_size, input_size=input_size, in_channels=in_channels)
         check_classes(num_classes)
         if input_size % patch_size:
-            raise ValueError(f"input_size {input_size} is not a multiple of patch_size {patch_size}")
+            raise KineticError(f"input_size {input_size} is not a multiple of patch_size {patch_size}")
         if mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio must be above 0, got {mlp_ratio}")
+            raise KineticError(f"mlp_ratio must be above 0, got {mlp_ratio}")
         self.num_classes = num_classes
         self.sample_shape = (in_channels, input_size, input_size)
         self.patch_size = patch_size
@@ -186,14 +187,16 @@ def grid_embedding(width: int, grid: int) -> Tensor:
 def resolve_size(size: str, depth: int | None, hidden_size: int | None, num_heads: int | None) -> Size:
     """Look the size up and put the given numbers in its place."""
     if size not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+        raise KineticError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
     base = SIZES[size]
     depth = base.depth if depth is None else depth
     hidden_size = base.hidden_size if hidden_size is None else hidden_size
     num_heads = base.num_heads if num_heads is None else num_heads
     check_sizes(depth=depth, hidden_size=hidden_size, num_heads=num_heads)
     if hidden_size % num_heads:
-        raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+        raise KineticError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
     if hidden_size % 4:
-        raise ValueError(f"hidden_size must be a multiple of 4 (sine and cosine of row and column), got {hidden_size}")
+        raise KineticError(
+            f"hidden_size must be a multiple of 4 (sine and cosine of row and column), got {hidden_size}"
+        )
     return Size(depth, hidden_size, num_heads)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetic.errors import KineticError
+
 
 def sinusoid(t: Tensor, features: int, *, period: float = 10_000.0) -> Tensor:
     """Cosines, then sines, of `t` [B] at `features // 2` frequencies from 1 down to almost 1/`period` -> [B, features].
@@ -62,13 +64,13 @@ def check_sizes(**sizes: int) -> None:
     """Refuse sizes below 1, by name."""
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+            raise KineticError(f"{name} must be at least 1, got {size}")
 
 
 def check_classes(num_classes: int | None) -> None:
     """Refuse a number of classes below 1."""
     if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, or null for a network without labels, got {num_classes}")
+        raise KineticError(f"num_classes must be at least 1, or null for a network without labels, got {num_classes}")
 
 
 def check_times(t: Tensor, batch: int) -> Tensor:
@@ -76,7 +78,9 @@ def check_times(t: Tensor, batch: int) -> Tensor:
     if t.ndim == 0:
         return t.expand(batch)
     if t.shape != (batch,):
-        raise ValueError(f"t has shape {tuple(t.shape)} but the batch has {batch} rows; pass one time a row, [{batch}]")
+        raise KineticError(
+            f"t has shape {tuple(t.shape)} but the batch has {batch} rows; pass one time a row, [{batch}]"
+        )
     return t
 
 
@@ -87,18 +91,20 @@ def check_labels(labels: Tensor | None, num_classes: int | None, x: Tensor) -> T
     """
     if num_classes is None:
         if labels is not None:
-            raise ValueError("labels were given to a network without classes; pass labels=None or set num_classes")
+            raise KineticError("labels were given to a network without classes; pass labels=None or set num_classes")
         return None
     if labels is None:
         return torch.full((x.shape[0],), num_classes, device=x.device)
     if labels.shape != x.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)} but the batch has {x.shape[0]} rows; pass one a row")
+        raise KineticError(
+            f"labels have shape {tuple(labels.shape)} but the batch has {x.shape[0]} rows; pass one a row"
+        )
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
+        raise KineticError(f"labels must be integers, got {labels.dtype}")
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = labels[(labels < 0) | (labels > num_classes)]
         if wrong.numel():
-            raise ValueError(
+            raise KineticError(
                 f"label {int(wrong[0])} is outside the range 0 to {num_classes} (of which {num_classes} means no label)"
             )
     return labels
@@ -108,4 +114,4 @@ def check_input(x: Tensor, sample_shape: tuple[int, ...], fix: str) -> None:
     """Refuse a batch `x` whose rows are not of `sample_shape`; `fix` names the arguments that set the shape."""
     if tuple(x.shape[1:]) != sample_shape:
         wanted = ", ".join(map(str, sample_shape))
-        raise ValueError(f"input has shape {tuple(x.shape)} but the network takes [B, {wanted}]; set {fix} to match")
+        raise KineticError(f"input has shape {tuple(x.shape)} but the network takes [B, {wanted}]; set {fix} to match")

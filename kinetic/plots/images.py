@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from kinetic.errors import KineticError
 from kinetic.plots.style import CAPTION, VERMILION, Array, as_array, style
 
 _DPI = 100
@@ -28,7 +29,7 @@ def to_rgba(images: Any) -> Array:
     """
     array = as_array(images)
     if array.ndim != 4:
-        raise ValueError(f"images must be [N, C, H, W], got shape {list(array.shape)}; draw points with toy_scatter")
+        raise KineticError(f"images must be [N, C, H, W], got shape {list(array.shape)}; draw points with toy_scatter")
     count, channels, height, width = array.shape
     if channels not in (1, 3) and channels:
         array = array.mean(axis=1, keepdims=True)
@@ -97,7 +98,7 @@ def image_grid(
 ) -> Figure:
     """Draw images [N, C, H, W] in [-1, 1] in rows of `columns`, each over its caption; `marked` ones are framed."""
     if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
+        raise KineticError(f"columns must be at least 1, got {columns}")
     tiles = to_rgba(images)
     target = 80 if captions else 64
     return _mosaic(_enlarge(tiles, target), columns, captions, title, marked)
@@ -116,7 +117,7 @@ def gallery(
     """Draw each sample beside its nearest training image, both [N, C, H, W] in [-1, 1], over one caption a pair."""
     left, right = _enlarge(to_rgba(samples), 96), _enlarge(to_rgba(neighbours), 96)
     if left.shape != right.shape:
-        raise ValueError(f"samples {list(left.shape)} and neighbours {list(right.shape)} must have the same shape")
+        raise KineticError(f"samples {list(left.shape)} and neighbours {list(right.shape)} must have the same shape")
     seam = np.zeros((*left.shape[:2], 4, 4))
     return _mosaic(np.concatenate([left, seam, right], axis=2), columns, captions, title, marked)
 
@@ -127,7 +128,7 @@ def compare_grid(images: Mapping[str, Any], *, seeds: Sequence[int] = ()) -> Fig
     tiles = {name: _enlarge(to_rgba(batch), 64) for name, batch in images.items()}
     shapes = {batch.shape for batch in tiles.values()}
     if len(shapes) != 1:
-        raise ValueError(f"every setting needs the same images, got shapes {sorted(shapes)}")
+        raise KineticError(f"every setting needs the same images, got shapes {sorted(shapes)}")
     count, high, wide = shapes.pop()[:3]
     left = 8 + 7 * max(len(name) for name in tiles)
     top = _LINE + 8

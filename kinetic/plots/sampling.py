@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from kinetic.errors import KineticError
 from kinetic.plots.images import to_rgba
 from kinetic.plots.style import (
     BLUE,
@@ -183,7 +184,7 @@ def toy_scatter(samples: Any, data: Any = None, *, title: str = "") -> Figure:
             continue
         array = as_array(points)
         if array.ndim != 2 or array.shape[1] != 2:
-            raise ValueError(
+            raise KineticError(
                 f"{name} must be points [N, 2], got shape {list(array.shape)}; draw images with image_grid"
             )
         array = array[np.isfinite(array).all(axis=1)]

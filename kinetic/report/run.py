@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from kinetic.errors import KineticError
 from kinetic.files import write_text
 from kinetic.plots import (
     Curve,
@@ -32,7 +33,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     folder = Path(run_dir).resolve()
     if not folder.is_dir():
-        raise ValueError(f"no run folder at {run_dir}: train first, or name a folder under runs/")
+        raise KineticError(f"no run folder at {run_dir}: train first, or name a folder under runs/")
     run = Run(folder)
     parts = (
         Section("summary", "Summary", lambda: _summary(run)),

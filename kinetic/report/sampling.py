@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kinetic.errors import KineticError
 from kinetic.files import write_text
 from kinetic.plots import energy_ridge, settings_figure
 from kinetic.report.page import Section, chart, paragraph, percent, picture, render, short, table
@@ -45,7 +46,7 @@ def write_sampling_report(out_dir: str | Path) -> Path:
     """
     folder = Path(out_dir).resolve()
     if not folder.is_dir():
-        raise ValueError(f"no folder of samples at {out_dir}: draw some first with sample.py")
+        raise KineticError(f"no folder of samples at {out_dir}: draw some first with sample.py")
     samples = Samples(folder)
     comparing = (folder / "compare.csv").is_file()
     compared = (

@@ -1,0 +1,22 @@
+"""Faults that are the user's to mend, told apart from our own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class KineticError(ValueError):
+    """Something that was passed in cannot work; the message names the value, what is allowed, and the fix.
+
+    The command lines show it as one line. Any other exception is taken for a fault of Kinetic's own.
+    """
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn a library's complaint about `what` the user passed to it, a ValueError or TypeError, into a KineticError."""
+    try:
+        yield
+    except KineticError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise KineticError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
