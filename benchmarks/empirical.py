@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kinetic.empirical import EmpiricalVelocity
+from kinetic.flow.empirical import EmpiricalVelocity
 
 
 def cifar10(folder: Path) -> Tensor:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kinetic.flow.sampling import Sampler, draw
+from kinetic.flow.shaping import KTS
 from kinetic.nn import UNet
-from kinetic.sampling import Sampler, draw
-from kinetic.shaping import KTS
 from kinetic.tensors import seeded_noise
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from kinetic.errors import KineticError
-from kinetic.files import replacing
+from kinetic.store.files import replacing
 
 
 class Checkpoints(Checkpoint):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.integrate import Trajectory
+from kinetic.flow.integration import Trajectory
 
 from .telling import say
 

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.store.tables import StepTable
 
 from .gather import ENERGIES, Array, Collector, Table, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
-from .tables import StepTable
 from .telling import attempt, fitting, log_media, log_numbers, monitoring
 
 QUANTILES = (5, 25, 50, 75, 95)

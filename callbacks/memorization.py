@@ -10,14 +10,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.metrics.memorization import MemorizationResult, Validation, measure, summarize
-from kinetic.metrics.signals import signal_table
+from kinetic.memorization.copies import MemorizationResult, Validation, measure, summarize
+from kinetic.memorization.onset import BEFORE, History, onset_line
+from kinetic.memorization.training_set import Null, Range, TrainingSet
+from kinetic.metrics.statistics import signal_table
+from kinetic.store.tables import StepTable
 
 from .gather import Collector, Table, gather, validation_table
 from .grids import picture_path, write_gallery
-from .onset import BEFORE, History, onset_line
-from .reference import Null, Range, TrainingSet
-from .tables import StepTable
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, reason, say
 
 SIGNALS = {

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
-from kinetic.loggers import QuietWandb
+from kinetic.training.loggers import QuietWandb
 
 from .progress import RunProgress
 

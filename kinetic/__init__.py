@@ -2,13 +2,13 @@
 
 `integrate` follows any velocity and measures its kinetic path energy; `KTS` shapes it; `draw` samples a network from
 seeds; `EmpiricalVelocity` is the closed-form field of a training set. Training, monitoring and the command lines live
-in `kinetic.module`, `kinetic.callbacks` and `kinetic.cli`, which need Lightning.
+in `kinetic.training.module`, `kinetic.callbacks` and `kinetic.cli`, which need Lightning.
 """
 
-from kinetic.empirical import EmpiricalVelocity
-from kinetic.guidance import guided
-from kinetic.integrate import Trajectory, integrate
-from kinetic.sampling import Sampler, draw, renoise
-from kinetic.shaping import KTS, shaped
+from kinetic.flow.empirical import EmpiricalVelocity
+from kinetic.flow.guidance import guided
+from kinetic.flow.integration import Trajectory, integrate
+from kinetic.flow.sampling import Sampler, draw, renoise
+from kinetic.flow.shaping import KTS, shaped
 
 __all__ = ["KTS", "EmpiricalVelocity", "Sampler", "Trajectory", "draw", "guided", "integrate", "renoise", "shaped"]

@@ -2,7 +2,7 @@
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from kinetic.loggers import QuietWandb
+from kinetic.training.loggers import QuietWandb
 
 
 class Broken(QuietWandb):

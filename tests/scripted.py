@@ -8,10 +8,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from kinetic.callbacks import KPECallback, MemorizationCallback
-from kinetic.integrate import Trajectory
-from kinetic.loggers import MetricsCSV
-from kinetic.seeds import seed_loader
+from kinetic.flow.integration import Trajectory
+from kinetic.flow.seeds import seed_loader
 from kinetic.tensors import seeded_noise
+from kinetic.training.loggers import MetricsCSV
 
 SHAPE = (1, 4, 4)
 

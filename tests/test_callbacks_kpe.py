@@ -13,9 +13,9 @@ from PIL import Image
 from kinetic.callbacks import KPECallback
 from kinetic.callbacks.gather import Collector
 from kinetic.callbacks.grids import by_energy
-from kinetic.callbacks.tables import StepTable
-from kinetic.integrate import integrate
-from kinetic.seeds import seed_loader
+from kinetic.flow.integration import integrate
+from kinetic.flow.seeds import seed_loader
+from kinetic.store.tables import StepTable
 from kinetic.tensors import seeded_noise
 from tests.fake_loggers import Boards, Broken, Listening
 from tests.scripted import Data, Scripted, trainer, trajectory

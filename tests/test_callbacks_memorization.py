@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kinetic.callbacks import KPECallback, MemorizationCallback
-from kinetic.callbacks.onset import BEFORE
 from kinetic.data import Digits
-from kinetic.metrics.memorization import wilson
+from kinetic.memorization.copies import wilson
+from kinetic.memorization.onset import BEFORE
 from tests.fake_loggers import Listening
 from tests.scripted import Data, Scripted, images, trainer, trajectory
 from tests.test_callbacks_kpe import fit, metrics
@@ -199,7 +199,7 @@ def test_streamed_reference_gives_what_a_cached_one_gives(tmp_path):
 
 def test_flipped_copies_are_found_where_training_flips():
     """The reference of a flipping data module holds the mirror images without storing them."""
-    from kinetic.callbacks.reference import TrainingSet
+    from kinetic.memorization.training_set import TrainingSet
 
     data = Digits(num_train=12, num_val=4)
     data.setup()

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from kinetic.checkpoint import load_network, read_checkpoint, write_checkpoint
 from kinetic.cli import main
 from kinetic.cli.train import train
+from kinetic.models.checkpoint import load_network, read_checkpoint, write_checkpoint
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:

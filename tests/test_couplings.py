@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinetic.couplings import COUPLINGS, assignment, pair, permute
+from kinetic.training.couplings import COUPLINGS, assignment, pair, permute
 
 
 def draw(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:

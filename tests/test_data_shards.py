@@ -441,7 +441,7 @@ def test_equal_images_give_equal_bytes_and_other_formats_read_back(tmp_path: Pat
 def test_a_manifest_spares_the_scan_and_is_verified_on_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(Digits(num_train=30), tmp_path, per_shard=10)
     opened = []
-    import kinetic.data.samples as samples
+    import kinetic.data.decoding as samples
 
     monkeypatch.setattr(samples, "scan", lambda *_, **__: opened.append(1))
     data = Shards(train=str(tmp_path))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinetic.empirical import LAST, EmpiricalVelocity
-from kinetic.integrate import METHODS, integrate
-from kinetic.sampling import Sampler, draw
-from kinetic.shaping import KTS
+from kinetic.flow.empirical import LAST, EmpiricalVelocity
+from kinetic.flow.integration import METHODS, integrate
+from kinetic.flow.sampling import Sampler, draw
+from kinetic.flow.shaping import KTS
 
 TIMES = [0.0, 0.1, 0.3, 0.5, 0.8, 0.9, 0.99, 0.999, 0.9999]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinetic.energy import power
-from kinetic.integrate import FIXED, METHODS, Trajectory, integrate, time_grid
-from kinetic.shaping import KTS
+from kinetic.flow.energy import power
+from kinetic.flow.integration import FIXED, METHODS, Trajectory, integrate, time_grid
+from kinetic.flow.shaping import KTS
 
 F64 = torch.float64
 GOLDEN = {0.1: (0.42646018, 0.29555556), 0.25: (0.33490046, 0.27390371), 0.5: (0.23230092, 0.21412474)}

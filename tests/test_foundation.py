@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from kinetic.averaging import AveragedNetwork
 from kinetic.build import build
-from kinetic.files import replacing, sha256, write_text
-from kinetic.runs import find_run, new_run, point_latest
-from kinetic.seeds import labels_for, seed_loader
+from kinetic.flow.seeds import labels_for, seed_loader
+from kinetic.store.files import replacing, sha256, write_text
+from kinetic.store.runs import find_run, new_run, point_latest
 from kinetic.tensors import chunks, generator, seed_from, seeded_noise, squared_norm
+from kinetic.training.averaging import AveragedNetwork
 
 # Tensors
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinetic.guidance import guided
+from kinetic.flow.guidance import guided
 
 
 class Net:

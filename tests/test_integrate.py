@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinetic.integrate import ADAPTIVE, FIXED, METHODS, IntegrationError, integrate, time_grid
-from kinetic.shaping import KTS
+from kinetic.flow.integration import ADAPTIVE, FIXED, METHODS, IntegrationError, integrate, time_grid
+from kinetic.flow.shaping import KTS
 
 JUMP = KTS(0.1, 0.1, tau=0.37, launch="constant", landing="constant")
 

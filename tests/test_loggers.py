@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kinetic.loggers import MetricsCSV, QuietWandb, wandb_logger, wandb_mode
+from kinetic.training.loggers import MetricsCSV, QuietWandb, wandb_logger, wandb_mode
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -46,9 +46,9 @@ def test_mode_is_decided_once_from_what_there_is(monkeypatch, tmp_path):
     assert wandb_mode("auto") == ("offline", "no account is set up")
     assert wandb_mode("disabled") == ("disabled", None)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setattr("kinetic.loggers._reachable", lambda: False)
+    monkeypatch.setattr("kinetic.training.loggers._reachable", lambda: False)
     assert wandb_mode("auto") == ("offline", "there is no network")
-    monkeypatch.setattr("kinetic.loggers._reachable", lambda: True)
+    monkeypatch.setattr("kinetic.training.loggers._reachable", lambda: True)
     assert wandb_mode("auto") == ("online", None)
     monkeypatch.setenv("CI", "true")
     assert wandb_mode("auto")[0] == "offline"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinetic.metrics.memorization import (
+from kinetic.memorization.copies import (
     Memorization,
     Validation,
     find_onset,
@@ -190,7 +190,7 @@ def test_summary_of_unsorted_repeated_rows_keeps_the_first() -> None:
 RANKS = """
 import sys, torch
 import torch.distributed as dist
-from kinetic.metrics.memorization import Memorization
+from kinetic.memorization.copies import Memorization
 from test_metrics_memorization import images
 
 rank, world, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from kinetic.metrics.signals import auroc, signal_table, spearman
+from kinetic.metrics.statistics import auroc, signal_table, spearman
 
 
 def draw(seed: int, count: int = 200) -> Tensor:

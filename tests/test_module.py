@@ -7,9 +7,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from kinetic.data import Digits, Toy
-from kinetic.module import FlowMatching
+from kinetic.flow.seeds import ValidationSampling
 from kinetic.nn import MLP, UNet
-from kinetic.seeds import ValidationSampling
+from kinetic.training.module import FlowMatching
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 NONE = ValidationSampling(num=0)

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
-from kinetic.paths import GVP, LINEAR, AffinePath, Quantity, path, vp_path
+from kinetic.flow.paths import GVP, LINEAR, AffinePath, Quantity, path, vp_path
 
 NAMES = ("linear", "gvp", "vp")
 QUANTITIES = get_args(Quantity)

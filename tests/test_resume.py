@@ -13,8 +13,8 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from kinetic.checkpoint import read_checkpoint
 from kinetic.cli.train import train
+from kinetic.models.checkpoint import read_checkpoint
 from tests.conftest import TINY, merged
 
 KILLABLE = {"trainer": {"callbacks": [{"class_path": "tests.test_resume.Killer"}]}}

@@ -15,14 +15,15 @@ import torch
 import yaml
 from PIL import Image
 
-import kinetic.predict
-import kinetic.sampling
-from kinetic.checkpoint import load_network, read_checkpoint, write_checkpoint
+import kinetic.flow.sampling
+import kinetic.samples.drawing
 from kinetic.cli import main
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
+from kinetic.flow.sampling import Sampler, draw
+from kinetic.flow.shaping import KTS
+from kinetic.models.checkpoint import load_network, read_checkpoint, write_checkpoint
 from kinetic.nn import UNet
-from kinetic.sampling import Sampler, draw
 from tests.conftest import TINY, merged
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +94,7 @@ def test_one_command_writes_everything(at, capsys):
     assert [int(r["seed"]) for r in found] == list(range(7))
     loaded = load_network(run / "checkpoints/last.ckpt")
     assert loaded.weights == "ema"
-    kts = kinetic.sampling.KTS.preset("balanced")
+    kts = KTS.preset("balanced")
     exact = draw(loaded.net, range(7), shape=(1, 8, 8), sampler=Sampler(steps=4, kts=kts))
     assert np.allclose([float(r["energy"]) for r in found], exact.energy, rtol=1e-5)
     assert not torch.allclose(exact.energy, exact.field_energy)
@@ -115,14 +116,14 @@ def test_interrupted_and_continued_gives_the_same_bytes(at, monkeypatch, capsys)
     sample([*options, "--out", "whole"])
     calls = []
 
-    def fail_second(path, part, write=kinetic.predict.write_part):
+    def fail_second(path, part, write=kinetic.samples.drawing.write_part):
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
         write(path, part)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(kinetic.predict, "write_part", fail_second)
+    monkeypatch.setattr(kinetic.samples.drawing, "write_part", fail_second)
     with pytest.raises(SystemExit) as stop:
         main(["sample", *options, "--out", "cut"])
     signal.signal(signal.SIGINT, handler)
@@ -143,8 +144,8 @@ def test_finished_folder_is_extended_and_not_drawn_again(at, monkeypatch, capsys
     sample(["--num", "4", "--batch-size", "2", "--out", "out", *QUICK])
     first = rows(Path("out"))
     drawn = []
-    original = kinetic.predict.draw
-    monkeypatch.setattr(kinetic.predict, "draw", lambda *a, **k: drawn.append(a[1]) or original(*a, **k))
+    original = kinetic.samples.drawing.draw
+    monkeypatch.setattr(kinetic.samples.drawing, "draw", lambda *a, **k: drawn.append(a[1]) or original(*a, **k))
     sample(["--num", "4", "--out", "out", "--format", "shards", *QUICK])
     assert drawn == []
     assert Path("out/shards/samples-00000.tar").exists()
@@ -169,12 +170,12 @@ def test_sample_that_is_not_finite_is_named_and_harms_no_other(at, monkeypatch, 
     at("plain")
     sample(["--num", "6", "--out", "good", *QUICK])
 
-    def noise(seeds, shape, original=kinetic.sampling.seeded_noise):
+    def noise(seeds, shape, original=kinetic.flow.sampling.seeded_noise):
         x = original(seeds, shape)
         x[[i for i, seed in enumerate(seeds) if seed == 3]] = torch.nan
         return x
 
-    monkeypatch.setattr(kinetic.sampling, "seeded_noise", noise)
+    monkeypatch.setattr(kinetic.flow.sampling, "seeded_noise", noise)
     sample(["--num", "6", "--out", "bad", *QUICK])
     said = capsys.readouterr()
     assert "1 of 6 samples did not stay finite: seeds 3" in said.err
@@ -214,7 +215,7 @@ def test_comparison_holds_its_controls(at, capsys):
     assert list(table) == ["off", "balanced", "landing", *stops, *noises]
     net = load_network(run / "checkpoints/last.ckpt").net
     found = {
-        name: draw(net, range(12), shape=(1, 8, 8), sampler=Sampler(steps=4, kts=kinetic.sampling.KTS.preset(name)))
+        name: draw(net, range(12), shape=(1, 8, 8), sampler=Sampler(steps=4, kts=KTS.preset(name)))
         for name in ("off", "landing")
     }
     moved = (found["landing"].x - found["off"].x).flatten(1).norm(dim=1).mean()
@@ -285,8 +286,8 @@ def test_raw_weights_and_labels(at):
 def test_options_reach_the_network(at, monkeypatch):
     at("classes")
     calls = []
-    original = kinetic.predict.draw
-    monkeypatch.setattr(kinetic.predict, "draw", lambda *a, **k: calls.append(k) or original(*a, **k))
+    original = kinetic.samples.drawing.draw
+    monkeypatch.setattr(kinetic.samples.drawing, "draw", lambda *a, **k: calls.append(k) or original(*a, **k))
     sample(["--guidance", "3", "--labels", "4", "--precision", "bf16", "--num", "2", *QUICK])
     assert len(calls) == 1
     assert calls[0]["labels"].tolist() == [4, 4]

@@ -8,14 +8,23 @@ import pytest
 import torch
 from PIL import Image
 
-from kinetic.cli import sample_folder
-from kinetic.cli.sample_controls import noised, stopped
-from kinetic.cli.sample_folder import check_room, claim, first_difference, seed_text, write_record
 from kinetic.cli.sample_options import parse, sampler_of, seeds_of
-from kinetic.integrate import METHODS, integrate
-from kinetic.outputs import holds, part_of, read_part, write_energies, write_npz, write_part, write_pngs, write_tars
-from kinetic.sampling import Sampler, draw, seed_range
-from kinetic.shaping import KTS
+from kinetic.flow.integration import METHODS, integrate
+from kinetic.flow.sampling import Sampler, draw, seed_range
+from kinetic.flow.shaping import KTS
+from kinetic.samples import folder as sample_folder
+from kinetic.samples.export import (
+    holds,
+    part_of,
+    read_part,
+    write_energies,
+    write_npz,
+    write_part,
+    write_pngs,
+    write_tars,
+)
+from kinetic.samples.folder import check_room, claim, first_difference, seed_text, write_record
+from kinetic.studies.controls import noised, stopped
 from kinetic.tensors import seeded_noise
 
 

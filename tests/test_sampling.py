@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinetic.integrate import integrate
-from kinetic.sampling import Sampler, draw, renoise, seed_range
-from kinetic.shaping import KTS
+from kinetic.flow.integration import integrate
+from kinetic.flow.sampling import Sampler, draw, renoise, seed_range
+from kinetic.flow.shaping import KTS
 from kinetic.tensors import seeded_noise
 
 

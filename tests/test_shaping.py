@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from kinetic.integrate import integrate
-from kinetic.shaping import FORMS, KTS, PRESETS, shaped
+from kinetic.flow.integration import integrate
+from kinetic.flow.shaping import FORMS, KTS, PRESETS, shaped
 
 F64 = torch.float64
 

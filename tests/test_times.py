@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from kinetic.tensors import generator
-from kinetic.times import KINDS, LAST, draw_times, drop_labels, validation_times
+from kinetic.training.times import KINDS, LAST, draw_times, drop_labels, validation_times
 
 
 @pytest.mark.parametrize("kind", ["uniform", "stratified"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kinetic.cli.options import Parser
 from kinetic.report import write_report, write_sampling_report
-from kinetic.runs import find_run
+from kinetic.store.runs import find_run
 
 
 def report(args: list[str]) -> None:

@@ -13,18 +13,19 @@ from lightning.pytorch import Trainer
 
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import Interrupted
-from kinetic.cli.noise import quiet
-from kinetic.cli.sample_controls import STOPS, stopped
+from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_finish import SINGLE, Work, finish, has_controls
-from kinetic.cli.sample_folder import PARTS, check_room, claim, device_name, write_record
-from kinetic.cli.sample_one import draw_one
 from kinetic.cli.sample_options import labels_of, parse, presets_of, sampler_of, seeds_of
-from kinetic.cli.sample_source import Origin, open_data, open_origin, run_of, training_size, trusted
 from kinetic.data import FlowDataModule
+from kinetic.data.opening import open_data, training_size
 from kinetic.errors import KineticError, refusing
-from kinetic.loggers import is_rank_zero
-from kinetic.outputs import is_picture
-from kinetic.predict import PartWriter, Plan, SamplingModule, Setting
+from kinetic.models.opening import Origin, open_origin, run_of, trusted
+from kinetic.samples.closeup import draw_one
+from kinetic.samples.drawing import PartWriter, Plan, SamplingModule, Setting
+from kinetic.samples.export import is_picture
+from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
+from kinetic.studies.controls import STOPS, stopped
+from kinetic.training.loggers import is_rank_zero
 
 PRECISIONS = ("32", "bf16", "16")
 BATCH = {"cpu": 64}  # samples at a time; 256 on other devices

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from kinetic.cli.sample_compare import compare, table
-from kinetic.cli.sample_files import broken, copies, summary, write_files
-from kinetic.cli.sample_source import Origin
 from kinetic.data import FlowDataModule
-from kinetic.predict import Plan, Setting
+from kinetic.models.opening import Origin
 from kinetic.report import write_sampling_report
+from kinetic.samples.drawing import Plan, Setting
+from kinetic.samples.figures import broken, copies, summary, write_files
+from kinetic.studies.compare import compare, table
 
 SINGLE = "samples"  # the name of the only setting where nothing is compared
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from kinetic.cli.options import Parser
 from kinetic.errors import KineticError
-from kinetic.outputs import FORMATS
-from kinetic.sampling import Sampler, seed_range
-from kinetic.seeds import Labels
-from kinetic.shaping import KTS, PRESETS
+from kinetic.flow.sampling import Sampler, seed_range
+from kinetic.flow.seeds import Labels
+from kinetic.flow.shaping import KTS, PRESETS
+from kinetic.samples.export import FORMATS
 
 EXAMPLES = """examples:
   sample.py --kts balanced                            64 samples of the newest run, shaped

@@ -22,17 +22,17 @@ import kinetic.nn
 from kinetic.callbacks.checkpoints import Checkpoints
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import StopCleanly
-from kinetic.checkpoint import trained_steps
-from kinetic.checkpoint_io import SafeCheckpointIO
-from kinetic.cli.dry_run import dry_run
-from kinetic.cli.noise import quiet
+from kinetic.cli.quiet import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.fit import check_fit
 from kinetic.errors import KineticError, refusing
-from kinetic.files import write_text
-from kinetic.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, tensorboard_logger, wandb_logger
-from kinetic.module import FlowMatching
-from kinetic.runs import CONFIG, LAST, find_run, new_run, point_latest
+from kinetic.models.checkpoint import trained_steps
+from kinetic.store.files import write_text
+from kinetic.store.runs import CONFIG, LAST, find_run, new_run, point_latest
+from kinetic.training.checkpoint_io import SafeCheckpointIO
+from kinetic.training.dry_run import dry_run
+from kinetic.training.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, tensorboard_logger, wandb_logger
+from kinetic.training.module import FlowMatching
 
 FOLDER = "KINETIC_RUN"  # how rank 0 tells the processes it starts where the run lives
 

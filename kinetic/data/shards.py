@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kinetic.data.base import FlowDataModule
+from kinetic.data.decoding import Decoder, Index, index_shards
 from kinetic.data.pools import ORDER, Plan, Pool, Source, stacked, to_float
-from kinetic.data.samples import Decoder, Index, index_shards
 from kinetic.data.tars import DamagedShard, Shard, find_shards, read_samples
 from kinetic.errors import KineticError
 from kinetic.tensors import generator, seed_from

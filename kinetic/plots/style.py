@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kinetic.files import replacing
+from kinetic.store.files import replacing
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#5b636d", "#dfe3e8", "#fefefe"
 BLUE, VERMILION, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -93,17 +92,3 @@ def paragraph(text: str, kind: str = "") -> str:
     parts = escape(text).split("`")
     inner = "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
     return f'<p class="{kind}">{inner}</p>\n' if kind else f"<p>{inner}</p>\n"
-
-
-def short(value: float, digits: int = 4) -> str:
-    """Format a number with `digits` significant figures; a dash where it is not finite."""
-    if not math.isfinite(value):
-        return "–"
-    if abs(value) >= 10**digits:
-        return f"{value:,.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
-
-
-def percent(value: float) -> str:
-    """Format a fraction as a percentage with one decimal; a dash where it is not finite."""
-    return f"{100 * value:.1f} %" if math.isfinite(value) else "–"

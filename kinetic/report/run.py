@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kinetic.errors import KineticError
-from kinetic.files import write_text
 from kinetic.plots import (
     Curve,
     Profile,
@@ -21,9 +20,11 @@ from kinetic.plots import (
     power_profiles,
 )
 from kinetic.report.folder import Run
-from kinetic.report.page import Section, chart, paragraph, percent, picture, render, short, table, tiles
+from kinetic.report.page import Section, chart, paragraph, picture, render, table, tiles
 from kinetic.report.sources import Unavailable, by_step, number, read_pictures, read_table
 from kinetic.report.words import energy_words, finite_mean, onset_words, where
+from kinetic.store.files import write_text
+from kinetic.text import percent, short
 
 
 def write_report(run_dir: str | Path) -> Path:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from kinetic.errors import KineticError
-from kinetic.files import write_text
 from kinetic.plots import energy_ridge, settings_figure
-from kinetic.report.page import Section, chart, paragraph, percent, picture, render, short, table
+from kinetic.report.page import Section, chart, paragraph, picture, render, table
 from kinetic.report.sources import Unavailable, number, read_picture, read_rows, reading
 from kinetic.report.words import COPY_RULE, finite_mean
+from kinetic.store.files import write_text
+from kinetic.text import percent, short
 
 _ENERGIES = ("energy", "field_energy", "early", "late", "late_fraction", "final_power", "drift")
 _NAMES = ("energy", "of the field", "early", "late", "late fraction", "final power", "endpoint drift")

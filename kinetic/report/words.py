@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kinetic.report.page import paragraph, percent, short
+from kinetic.report.page import paragraph
 from kinetic.report.sources import number
+from kinetic.text import percent, short
 
 COPY_RULE = (
     "A sample counts as a copy when its nearest training image is less than a third as far away as the second-nearest "

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from kinetic.cli.sample_compare import aligned
-from kinetic.cli.sample_source import Origin
 from kinetic.data.pixels import to_uint8
 from kinetic.errors import KineticError
-from kinetic.files import replacing
-from kinetic.outputs import ENERGIES, is_picture, png
+from kinetic.flow.sampling import Sampler, draw
+from kinetic.flow.seeds import Labels, labels_for
+from kinetic.models.opening import Origin
 from kinetic.plots import save, trajectory_figure
-from kinetic.sampling import Sampler, draw
-from kinetic.seeds import Labels, labels_for
+from kinetic.samples.export import ENERGIES, is_picture, png
+from kinetic.store.files import replacing
+from kinetic.text import aligned
 
 SNAPSHOTS = 9  # states on the way that are shown
 

@@ -1,6 +1,6 @@
 """The training images that samples are compared with, and the held-out ones that the comparison is judged by."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
+from kinetic.data.opening import Reference
 from kinetic.errors import KineticError
-from kinetic.metrics.memorization import memorization, prepare
+from kinetic.memorization.copies import MemorizationResult, memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
 
 Range = tuple[float, float]
@@ -122,3 +123,14 @@ def _check_range(seen: Range | None, have: Range) -> None:
             f"the reference has values in [{have[0]:.3g}, {have[1]:.3g}], but the images trained on lie in "
             f"[{seen[0]:.3g}, {seen[1]:.3g}]; let reference() yield them in the range of training"
         )
+
+
+def index_of(data: FlowDataModule, device: torch.device) -> ReferenceIndex:
+    """Prepare the training images for the search of nearest neighbours on `device`."""
+    source = Reference(data)
+    return ReferenceIndex.build(source, device=device, cache=source.small)
+
+
+def copies_among(x: Tensor, reference: ReferenceIndex, seeds: Sequence[int]) -> MemorizationResult:
+    """F_mem of samples `x` [N, ...]."""
+    return memorization(x.to(reference.device), reference, index=torch.tensor(seeds, device=reference.device))

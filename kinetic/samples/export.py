@@ -21,8 +21,8 @@ from torch import Tensor
 
 from kinetic.data.pixels import from_uint8, to_uint8
 from kinetic.errors import KineticError
-from kinetic.files import replacing, write_text
-from kinetic.integrate import Trajectory
+from kinetic.flow.integration import Trajectory
+from kinetic.store.files import replacing, write_text
 
 ENERGIES = ("energy", "field_energy", "early", "late", "late_fraction", "final_power", "drift")
 FORMATS = ("png", "npz", "shards")

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kinetic.files import replacing
+from kinetic.store.files import replacing
 
 
 class StepTable:

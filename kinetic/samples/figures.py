@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinetic.cli.sample_source import copies_among, index_of
 from kinetic.data import FlowDataModule
-from kinetic.outputs import Part, is_picture, write_energies, write_npz, write_pngs, write_tars
+from kinetic.flow.shaping import KTS
+from kinetic.memorization.training_set import copies_among, index_of
 from kinetic.plots import energies_figure, image_grid, save, toy_scatter
-from kinetic.predict import Plan
-from kinetic.shaping import KTS
+from kinetic.samples.drawing import Plan
+from kinetic.samples.export import Part, is_picture, write_energies, write_npz, write_pngs, write_tars
 
 GRID = 64  # samples in grid.png
 PROFILE = 4096  # samples behind the power profile

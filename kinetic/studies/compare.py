@@ -9,17 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kinetic.cli.sample_controls import noised
-from kinetic.cli.sample_files import finite_column
-from kinetic.cli.sample_source import copies_among, index_of
 from kinetic.data import FlowDataModule
-from kinetic.files import write_text
-from kinetic.metrics.memorization import MemorizationResult
+from kinetic.flow.shaping import PRESETS
+from kinetic.memorization.copies import MemorizationResult
+from kinetic.memorization.training_set import copies_among, index_of
 from kinetic.metrics.reference import ReferenceIndex
-from kinetic.outputs import is_picture, write_energies
 from kinetic.plots import compare_grid, save
-from kinetic.predict import Plan
-from kinetic.shaping import PRESETS
+from kinetic.samples.drawing import Plan
+from kinetic.samples.export import is_picture, write_energies
+from kinetic.samples.figures import finite_column
+from kinetic.store.files import write_text
+from kinetic.studies.controls import noised
+from kinetic.text import aligned, cell
 
 COLUMNS = 10  # seeds in the picture
 
@@ -128,28 +129,13 @@ def table(rows: list[Row]) -> str:
     body = [
         [
             row.setting,
-            _number(row.energy, ".4g"),
-            _number(row.field_energy, ".4g"),
-            _number(100 * row.late_fraction, ".1f", " %"),
-            _number(100 * row.f_mem, ".1f", " %"),
+            cell(row.energy, ".4g"),
+            cell(row.field_energy, ".4g"),
+            cell(100 * row.late_fraction, ".1f", " %"),
+            cell(100 * row.f_mem, ".1f", " %"),
             "-" if math.isnan(row.low) else f"{100 * row.low:.1f} to {100 * row.high:.1f} %",
-            _number(row.residual, ".3g"),
+            cell(row.residual, ".3g"),
         ]
         for row in rows
     ]
     return aligned([head, *body])
-
-
-def aligned(lines: list[list[str]]) -> str:
-    """Align cells in columns, the first to the left and all others to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-
-
-def _number(value: float, form: str, unit: str = "") -> str:
-    return f"{value:{form}}{unit}" if math.isfinite(value) else "-"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from kinetic.energy import State, initial_state, motion_norm, power, split_energies, state_rates
 from kinetic.errors import KineticError
-from kinetic.shaping import KTS, Velocity
+from kinetic.flow.energy import State, initial_state, motion_norm, power, split_energies, state_rates
+from kinetic.flow.shaping import KTS, Velocity
 
 FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # evaluations of the network a step
 ADAPTIVE = ("dopri5", "dopri8", "bosh3")

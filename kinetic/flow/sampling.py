@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kinetic.errors import KineticError
-from kinetic.guidance import Network, guided
-from kinetic.integrate import METHODS, Trajectory, integrate, time_grid
-from kinetic.shaping import KTS, Velocity
+from kinetic.flow.guidance import Network, guided
+from kinetic.flow.integration import METHODS, Trajectory, integrate, time_grid
+from kinetic.flow.shaping import KTS, Velocity
 from kinetic.tensors import seed_from, seeded_noise
 
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -30,7 +30,7 @@ RENOISE = 0x5EED  # keeps the noise of `renoise` apart from the noise that sampl
 
 @dataclass(frozen=True)
 class Sampler:
-    """How to go from noise to data; see `kinetic.integrate.integrate` for the methods and grids."""
+    """How to go from noise to data; see `kinetic.flow.integration.integrate` for the methods and grids."""
 
     method: str = "euler"
     steps: int = 100  # intervals of a fixed method; a list of times in `grid` decides them itself

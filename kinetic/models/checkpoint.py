@@ -10,7 +10,7 @@ from torch import nn
 
 from kinetic.build import ClassConfig, build
 from kinetic.errors import KineticError
-from kinetic.files import replacing
+from kinetic.store.files import replacing
 
 COMPILED = "_orig_mod."
 KEYS = {"state_dict", "hyper_parameters", "global_step", "kinetic"}

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
-from kinetic.module import FlowMatching
+from kinetic.training.module import FlowMatching
 
 MIB = 2**20
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kinetic.errors import KineticError
-from kinetic.guidance import Network
-from kinetic.integrate import IntegrationError, Trajectory
-from kinetic.outputs import Part, holds, part_of, read_part, write_part
-from kinetic.sampling import Sampler, draw
-from kinetic.seeds import Labels, labels_for
+from kinetic.flow.guidance import Network
+from kinetic.flow.integration import IntegrationError, Trajectory
+from kinetic.flow.sampling import Sampler, draw
+from kinetic.flow.seeds import Labels, labels_for
+from kinetic.samples.export import Part, holds, part_of, read_part, write_part
 from kinetic.tensors import chunks
 
 Job = dict[str, Any]  # {"setting": str, "number": int, "seeds": int64 [B], "labels": int64 [B] or None}

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
-from kinetic.averaging import AveragedNetwork
 from kinetic.build import ClassConfig, build_trusted
-from kinetic.checkpoint import check_weights
-from kinetic.couplings import pair
 from kinetic.data.fit import check_fit
 from kinetic.errors import KineticError
-from kinetic.integrate import Trajectory
-from kinetic.optimizers import make_optimizer
-from kinetic.paths import path as affine_path
-from kinetic.sampling import Sampler, draw, renoise
-from kinetic.seeds import ValidationSampling, seed_loader
+from kinetic.flow.integration import Trajectory
+from kinetic.flow.paths import path as affine_path
+from kinetic.flow.sampling import Sampler, draw, renoise
+from kinetic.flow.seeds import ValidationSampling, seed_loader
+from kinetic.models.checkpoint import check_weights
 from kinetic.tensors import generator, seed_from, seeded_noise
-from kinetic.times import draw_times, drop_labels, validation_times
+from kinetic.training.averaging import AveragedNetwork
+from kinetic.training.couplings import pair
+from kinetic.training.optimizers import make_optimizer
+from kinetic.training.times import draw_times, drop_labels, validation_times
 
 Batch = dict[str, Any]
 STRATA = 1024  # of validation times; in their order any few in a row cover [0, 1]

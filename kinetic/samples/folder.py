@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from kinetic.errors import KineticError
-from kinetic.files import write_text
-from kinetic.outputs import is_picture
-from kinetic.sampling import seed_range
+from kinetic.flow.sampling import seed_range
+from kinetic.samples.export import is_picture
+from kinetic.store.files import write_text
 
 RECORD = "sample.yaml"
 PARTS = ".parts"  # each batch as it was drawn; what the files are made from, and what an interrupted run continues

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.guidance import Network
-from kinetic.integrate import Trajectory, time_grid
-from kinetic.predict import Setting
-from kinetic.sampling import Sampler
+from kinetic.flow.guidance import Network
+from kinetic.flow.integration import Trajectory, time_grid
+from kinetic.flow.sampling import Sampler
+from kinetic.samples.drawing import Setting
 from kinetic.tensors import expand, seed_from, seeded_noise
 
 STOPS = (0.98, 0.97)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from kinetic.checkpoint import read_checkpoint, write_checkpoint
+from kinetic.models.checkpoint import read_checkpoint, write_checkpoint
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

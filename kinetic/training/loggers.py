@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kinetic.errors import KineticError
-from kinetic.files import replacing, write_text
+from kinetic.store.files import replacing, write_text
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 HOST = "api.wandb.ai"

@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kinetic.files import write_text
-from kinetic.metrics.memorization import Onset, Validation, find_onset
-
-from .reference import Null
+from kinetic.memorization.copies import Onset, Validation, find_onset
+from kinetic.memorization.training_set import Null
+from kinetic.store.files import write_text
 
 BEFORE = "checkpoints/before-onset.ckpt"
 

@@ -1,0 +1,1 @@
+"""Whatever can be followed: opened from a run, a checkpoint or a training set."""

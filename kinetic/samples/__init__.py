@@ -1,0 +1,1 @@
+"""What was drawn: as rows, as parts on disk, as files for people and programs."""

@@ -1,0 +1,1 @@
+"""Many samples under several settings: drawn, compared, and held against controls."""

@@ -1,0 +1,1 @@
+"""Training a model with Lightning: objective, weights, optimiser, loggers."""
