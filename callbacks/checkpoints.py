@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from kinetic.errors import KineticError
 from kinetic.store.files import replacing
+from kinetic.training.lightning import validation_is_next
 
 
 class Checkpoints(Checkpoint):
@@ -50,7 +51,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Save when it is time, unless a validation comes first."""
         step = trainer.global_step
-        if step == self._saved_step or _validation_is_next(trainer):
+        if step == self._saved_step or validation_is_next(trainer):
             return
         if step % self.every_n_steps == 0 or self._is_kept(step) or step == trainer.max_steps:
             self._save_last(trainer)
@@ -84,8 +85,3 @@ class Checkpoints(Checkpoint):
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / "checkpoints"
-
-
-def _validation_is_next(trainer: Trainer) -> bool:
-    loop = trainer.fit_loop
-    return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]

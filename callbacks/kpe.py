@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
 
-from .gather import ENERGIES, Array, Collector, Table, gather, validation_table
+from .collecting import collector_of, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring
 
@@ -45,9 +46,9 @@ class KPECallback(Callback):
                 raise KineticError(f"{name} must not be negative, got {value}")
         self.bins, self.lowest_highest, self.between, self.media_every = bins, lowest_highest, between, media_every
         self.validations = 0
-        self.table: Table | None = None  # of the last validation
-        self._collector = Collector()
+        self.table: SampleTable | None = None  # of the last validation
         self._files: dict[str, StepTable] = {}
+        self._due = False
 
     @property
     def state_key(self) -> str:
@@ -78,11 +79,15 @@ class KPECallback(Callback):
         for name in ("kpe", "profiles"):
             self._files[name] = StepTable(folder / f"{name}.parquet", resume_step=trainer.global_step)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew, whatever became of the last validation."""
-        self._collector.reset()
-        due = self.media_every > 0 and self.validations % self.media_every == 0
-        self._collector.images = torch.float16 if due and fitting(trainer) else None
+        collector_of(trainer).reset()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for the samples where they are to be drawn."""
+        self._due = self.media_every > 0 and self.validations % self.media_every == 0 and fitting(trainer)
+        if self._due:
+            collector_of(trainer).want(torch.float16)
 
     def on_validation_batch_end(
         self,
@@ -95,36 +100,39 @@ class KPECallback(Callback):
     ) -> None:
         """Take in a batch of trajectories."""
         if monitoring(trainer):
-            self._collector.add(outputs, batch)
+            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather, log and write."""
         if not monitoring(trainer):
             return
-        table = self.table = validation_table(trainer, pl_module, self._collector, "kinetic energies")
+        table = self.table = validation_table(trainer, pl_module, "kinetic energies")
         if table is None:
             return
         log_numbers(trainer, pl_module, summary(table))
         if fitting(trainer):
             self.validations += 1
             attempt(trainer, "writing the energies", lambda: self._write(trainer, pl_module, table))
-            if self._collector.images is not None:
+            if self._due:
                 self._show(trainer, table)
-        self._collector.reset()
 
-    def _show(self, trainer: Trainer, table: Table) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the samples go."""
+        collector_of(trainer).reset()
+
+    def _show(self, trainer: Trainer, table: SampleTable) -> None:
         kept = table.columns["energy"][table.finite]
         histograms = {"kpe/histogram": (kept, np.histogram_bin_edges(kept, self.bins))} if len(kept) else {}
         log_media(trainer, pictures=self._pictures(trainer, table), histograms=histograms)
 
-    def _pictures(self, trainer: Trainer, table: Table) -> dict[str, Path]:
+    def _pictures(self, trainer: Trainer, table: SampleTable) -> dict[str, Path]:
         """Draw the samples (all processes call this); the path by logging key, empty if nothing was drawn."""
         energy = np.where(table.finite, table.columns["energy"], np.nan)
-        middle = MOST_POINTS if any(gather(self._collector.holds_points)) else self.between
+        middle = MOST_POINTS if any(gather(collector_of(trainer).holds_points)) else self.between
         rows = by_energy(energy, extremes=self.lowest_highest, middle=middle)
         if not len(rows):
             return {}
-        samples: Tensor = self._collector.select(table.seeds[rows])
+        samples: Tensor = collector_of(trainer).select(table.seeds[rows])
         path = picture_path(Path(trainer.default_root_dir), "samples", trainer.global_step)
         if not drawable(samples.shape) or not attempt(
             trainer,
@@ -134,43 +142,35 @@ class KPECallback(Callback):
             return {}
         return {"kpe/samples": path}
 
-    def _write(self, trainer: Trainer, module: LightningModule, table: Table) -> None:
+    def _write(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> None:
         if not self._files:
             self._open(trainer)
-        step, epoch, about = trainer.global_step, trainer.current_epoch, provenance(module)
+        step, epoch = trainer.global_step, trainer.current_epoch
+        about = provenance(module) | {"columns": json.dumps(table.kinds)}
         self._files["kpe"].write(step, rows_of(table, epoch), about=about)
         if len(table.times) and table.finite.any():
             self._files["profiles"].write(step, profile(table) | {"epoch": [epoch] * len(table.times)}, about=about)
 
 
-def summary(table: Table) -> dict[str, float]:
-    """Moments and quantiles of the finite samples' energies; NaN where there are none."""
-    kept = {name: values[table.finite] for name, values in table.columns.items()}
+def summary(table: SampleTable) -> dict[str, float]:
+    """Moments and quantiles of the finite samples' energies, and the mean of every other column."""
     numbers = {"kpe/nonfinite": float((~table.finite).sum())}
-    energy = kept["energy"]
+    energy = table.finite_column("energy")
     if not len(energy):
         return numbers
     numbers |= {"kpe/mean": float(energy.mean()), "kpe/std": float(energy.std())}
     numbers |= {f"kpe/q{q:02d}": float(np.percentile(energy, q)) for q in QUANTILES}
-    for name in ("early", "late", "late_fraction", "final_power", "field_energy"):
-        numbers[f"kpe/{name}"] = finite_mean(kept[name])
-    return numbers | {"kpe/per_dim": finite_mean(kept["per_dim_energy"])}
+    return numbers | {f"kpe/{name}": table.mean(name) for name in table.columns if name != "energy"}
 
 
-def finite_mean(values: Array) -> float:
-    """Mean of the finite values; NaN without any."""
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def rows_of(table: Table, epoch: int) -> dict[str, Any]:
+def rows_of(table: SampleTable, epoch: int) -> dict[str, Any]:
     """Columns of kpe.parquet: one row a sample."""
-    labels = pa.array(table.labels, pa.int64(), mask=table.labels < 0)
-    columns = {name: table.columns[name].astype(np.float32) for name in (*ENERGIES, "per_dim_energy")}
+    labels = pa.array(table.labels, pa.int64(), mask=table.labels == NO_LABEL)
+    columns = {name: values.astype(np.float32) for name, values in table.columns.items()}
     return {"epoch": [epoch] * len(table), "seed": table.seeds, "label": labels, **columns}
 
 
-def profile(table: Table) -> dict[str, Any]:
+def profile(table: SampleTable) -> dict[str, Any]:
     """Columns of profiles.parquet: the field power ½‖v‖² over time, mean and quartiles of the finite samples."""
     power = table.power[:, table.finite].astype(np.float64)
     low, high = np.percentile(power, [25, 75], axis=1)

@@ -10,26 +10,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.memorization.copies import MemorizationResult, Validation, measure, summarize
-from kinetic.memorization.onset import BEFORE, History, onset_line
+from kinetic.memorization.copies import MemorizationResult, summarize
+from kinetic.memorization.onset import BEFORE, History, Validation, onset_line
 from kinetic.memorization.training_set import Null, Range, TrainingSet
-from kinetic.metrics.statistics import signal_table
+from kinetic.samples.copying import signals_of, with_copies
+from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 
-from .gather import Collector, Table, gather, validation_table
+from .collecting import collector_of, gather, validation_table
 from .grids import picture_path, write_gallery
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, reason, say
-
-SIGNALS = {
-    "energy": "energy",
-    "early": "early",
-    "late": "late",
-    "late_fraction": "late_fraction",
-    "final_power": "final_power",
-    "drift": "drift",
-    "renoise": "response",
-}
-DISTANCES = ("drift", "renoise")  # small means copy
 
 
 class MemorizationCallback(Callback):
@@ -39,8 +29,8 @@ class MemorizationCallback(Callback):
     time, `held_out(limit)` the same of real images that were not trained on. Without them one line says so, and
     training goes on. Writes memorization.parquet, galleries/step_*.png, onset.json and checkpoints/before-onset.ckpt
     into the trainer's `default_root_dir`, and memorization/* to its loggers: F_mem, its interval and the null, and for
-    each signal its Spearman correlation with d₁/d₂ (rho_*) and its AUROC for picking out the copies (auroc_*; of drift
-    and renoise, where small means copy, that of minus the signal).
+    each measured column its Spearman correlation with d₁/d₂ (rho_*) and its AUROC for picking out the copies (auroc_*;
+    where a small value means a copy, as of drift and response, that of minus the column).
 
     Args:
         threshold: a sample is a copy where d₁/d₂ is below it, in (0, 1].
@@ -74,7 +64,6 @@ class MemorizationCallback(Callback):
         self.media_every, self.cache_bytes = media_every, cache_bytes
         self.history, self.validations = History(), 0
         self.result: MemorizationResult | None = None  # of the last validation
-        self._collector = Collector(images=torch.float32)
         self._file: StepTable | None = None
         self._forget()
 
@@ -123,10 +112,15 @@ class MemorizationCallback(Callback):
             low, high = batch["x"].detach().aminmax()
             self._seen = float(low), float(high)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew, whatever became of the last validation."""
-        self._collector.reset()
+        collector_of(trainer).reset()
         self.result = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for the samples."""
+        if monitoring(trainer) and not self._off:
+            collector_of(trainer).want(torch.float32)
 
     def on_validation_batch_end(
         self,
@@ -139,64 +133,68 @@ class MemorizationCallback(Callback):
     ) -> None:
         """Take in a batch of trajectories."""
         if monitoring(trainer) and not self._off:
-            self._collector.add(outputs, batch)
+            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, gather, log and write."""
         if not monitoring(trainer) or self._off:
             return
-        table = validation_table(trainer, pl_module, self._collector, "memorization")
+        table = validation_table(trainer, pl_module, "memorization")
         if table is None:
             return
         training = self._training or self._prepare(trainer, pl_module)
-        result = self.result = None if training is None else self._measure(trainer, training)
-        if training is None or result is None:
+        rows = None if training is None else self._measure(trainer, training)
+        if training is None or rows is None:
             return
-        numbers = figures(result, table, self.history.null)
-        log_numbers(trainer, pl_module, numbers)
+        result = self.result = summarize(rows)
+        table = with_copies(table, rows.numpy())
+        log_numbers(trainer, pl_module, figures(result, table, training.null))
         if fitting(trainer):
             self._record(trainer, training, result, table)
-        self._collector.reset()
 
     def _prepare(self, trainer: Trainer, module: LightningModule) -> TrainingSet | None:
         """Index the training images and find the null (all processes call this); one line where that cannot be."""
-        data, null, trouble = getattr(trainer, "datamodule", None), None, None
+        training, trouble = None, None
         try:
-            self._training = TrainingSet.of(data, device=module.device, cache_bytes=self.cache_bytes, seen=self._seen)
-            null = Null.of(data, self._training, limit=self.null_samples, threshold=self.threshold)
+            training = TrainingSet.of(
+                getattr(trainer, "datamodule", None),
+                threshold=self.threshold,
+                null_samples=self.null_samples,
+                device=module.device,
+                cache_bytes=self.cache_bytes,
+                seen=self._seen,
+            )
         except Exception as error:
             trouble = reason(error)
-        if self._give_up(trainer, trouble):
+        if self._give_up(trainer, trouble) or training is None:
             return None
-        self.history.null = null
-        if null is None:
+        self._training, self.history.null = training, training.null
+        if training.null is None:
             say(trainer, "memorization: no held-out images to judge F_mem by, so its onset is not looked for")
-        return self._training
+        return training
 
     def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
         """Go on without memorisation if any process has trouble."""
         troubles = [theirs for theirs in gather(trouble) if theirs]
         if troubles:
             self._off, self._training = True, None
-            self._collector.reset()
             say(trainer, f"memorization is not measured: {troubles[0]}; training and energies go on")
         return bool(troubles)
 
-    def _measure(self, trainer: Trainer, training: TrainingSet) -> MemorizationResult | None:
-        """Compare this process's samples with the training images, and gather the rows of all."""
+    def _measure(self, trainer: Trainer, training: TrainingSet) -> Tensor | None:
+        """Compare this process's samples with the training images, and gather the rows of all, [N, 7] float64."""
         rows, trouble = torch.empty(0, 7, dtype=torch.float64), None
-        seeds = list(self._collector.pictures)
+        pictures = collector_of(trainer).pictures
         try:
-            if seeds:
-                samples = torch.stack(list(self._collector.pictures.values()))
-                rows = measure(samples, training.index, torch.tensor(seeds), threshold=self.threshold).cpu()
+            if pictures:
+                rows = training.measure(torch.stack(list(pictures.values())), torch.tensor(list(pictures)))
         except Exception as error:
             trouble = reason(error)
         if self._give_up(trainer, trouble):
             return None
-        return summarize(torch.cat(gather(rows)))
+        return torch.cat(gather(rows))
 
-    def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: Table) -> None:
+    def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Write files and pictures, and note whether this is the onset."""
         step, epoch, folder = trainer.global_step, trainer.current_epoch, Path(trainer.default_root_dir)
         earlier = self.history.onset
@@ -214,7 +212,8 @@ class MemorizationCallback(Callback):
             trainer.should_stop = trainer.should_stop or self.stop_at_onset
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep this state as long as there is no onset (all processes save)."""
+        """Keep this state as long as there is no onset (all processes save), and let the samples go."""
+        collector_of(trainer).reset()
         judged = fitting(trainer) and self.result is not None and self.history.null is not None
         if judged and self.keep_before_onset and self.history.onset is None:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / BEFORE)
@@ -229,19 +228,19 @@ class MemorizationCallback(Callback):
         assert self._file is not None
         self._file.write(trainer.global_step, columns | {"neighbor": numbers, "neighbor_id": names})
 
-    def _draw(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: Table) -> None:
+    def _draw(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Draw the most-copied samples beside their nearest training images (all processes call this)."""
         rows = most_copied(result, self.gallery)
         if not len(rows) or len(training.index.shape) != 3:
             return
-        samples = self._collector.select(table.seeds[rows.numpy()])
+        samples = collector_of(trainer).select(table.seeds[rows.numpy()])
         path = picture_path(Path(trainer.default_root_dir), "galleries", trainer.global_step)
         if attempt(trainer, "drawing the gallery", lambda: _gallery(path, training, result, table, rows, samples)):
             log_media(trainer, pictures={"memorization/gallery": path}, histograms={})
 
 
 def _gallery(
-    path: Path, training: TrainingSet, result: MemorizationResult, table: Table, rows: Tensor, samples: Tensor
+    path: Path, training: TrainingSet, result: MemorizationResult, table: SampleTable, rows: Tensor, samples: Tensor
 ) -> None:
     write_gallery(
         path,
@@ -260,16 +259,14 @@ def most_copied(result: MemorizationResult, count: int) -> Tensor:
     return order[result.column("finite")[order]][:count]
 
 
-def figures(result: MemorizationResult, table: Table, null: Null | None) -> dict[str, float]:
+def figures(result: MemorizationResult, table: SampleTable, null: Null | None) -> dict[str, float]:
     """What is logged of a validation; NaN where it is undefined."""
     numbers = {"f_mem": result.f_mem, "low": result.low, "high": result.high, "mean_d1": result.mean_d1}
     if null is not None:
         numbers |= {"null": null.f_mem, "null_high": null.high}
-    signals = {name: torch.from_numpy(table.columns[column]) for name, column in SIGNALS.items()}
-    known = {name: values for name, values in signals.items() if bool(values.isfinite().any())}
-    for signal in signal_table(known, result.column("ratio"), result.column("copied")):
+    for signal in signals_of(table):
         if signal.rho is not None:
             numbers[f"rho_{signal.name}"] = signal.rho
         if signal.auroc is not None:
-            numbers[f"auroc_{signal.name}"] = 1 - signal.auroc if signal.name in DISTANCES else signal.auroc
+            numbers[f"auroc_{signal.name}"] = signal.auroc
     return {f"memorization/{name}": value for name, value in numbers.items()}

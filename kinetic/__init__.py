@@ -1,14 +1,37 @@
 """Kinetic: what a flow-matching model does on the way from noise to data, measured and shaped.
 
 `integrate` follows any velocity and measures its kinetic path energy; `KTS` shapes it; `draw` samples a network from
-seeds; `EmpiricalVelocity` is the closed-form field of a training set. Training, monitoring and the command lines live
-in `kinetic.training.module`, `kinetic.callbacks` and `kinetic.cli`, which need Lightning.
+seeds; `Field` says what a network is; a `Measure` is a number for each sample, and yours is as good as ours;
+`EmpiricalVelocity` is the closed-form field of a training set. Training, monitoring, studies and the command lines
+live in `kinetic.training`, `kinetic.callbacks`, `kinetic.studies` and `kinetic.cli`, which need Lightning.
 """
 
+from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
+from kinetic.flow.energy import STANDARD
+from kinetic.flow.field import Field
 from kinetic.flow.guidance import guided
-from kinetic.flow.integration import Trajectory, integrate
-from kinetic.flow.sampling import Sampler, draw, renoise
+from kinetic.flow.integration import Solver, integrate
+from kinetic.flow.measures import Measure, Rate
+from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS, shaped
+from kinetic.flow.trajectory import Trajectory
+from kinetic.memorization.detectors import renoise
 
-__all__ = ["KTS", "EmpiricalVelocity", "Sampler", "Trajectory", "draw", "guided", "integrate", "renoise", "shaped"]
+__all__ = [
+    "KTS",
+    "STANDARD",
+    "EmpiricalVelocity",
+    "Field",
+    "KineticError",
+    "Measure",
+    "Rate",
+    "Sampler",
+    "Solver",
+    "Trajectory",
+    "draw",
+    "guided",
+    "integrate",
+    "renoise",
+    "shaped",
+]

@@ -8,12 +8,15 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from kinetic.callbacks import KPECallback, MemorizationCallback
-from kinetic.flow.integration import Trajectory
+from kinetic.flow.energy import STANDARD
 from kinetic.flow.seeds import seed_loader
+from kinetic.flow.trajectory import Trajectory
+from kinetic.memorization.detectors import Response
 from kinetic.tensors import seeded_noise
 from kinetic.training.loggers import MetricsCSV
 
 SHAPE = (1, 4, 4)
+KNOWN = {measure.name: measure for measure in (*STANDARD, Response())}
 
 
 def images(first: int, count: int) -> torch.Tensor:
@@ -23,8 +26,7 @@ def images(first: int, count: int) -> torch.Tensor:
 
 def trajectory(x: torch.Tensor, energy: torch.Tensor, **changes) -> Trajectory:
     """A trajectory to `x` with an energy; the rest follows from it, three steps."""
-    drawn = {
-        "x": x,
+    columns = {
         "energy": energy,
         "field_energy": 2 * energy,
         "early": 0.25 * energy,
@@ -32,11 +34,14 @@ def trajectory(x: torch.Tensor, energy: torch.Tensor, **changes) -> Trajectory:
         "late_fraction": torch.full_like(energy, 0.75),
         "final_power": energy + 1,
         "drift": energy / 10,
-        "power": torch.stack([energy, 2 * energy, 3 * energy]),
-        "times": torch.tensor([0.0, 0.5, 0.75]),
-        "nfe": 3,
+        "per_dim_energy": energy / max(x.shape[1:].numel(), 1),
     }
-    return Trajectory(**(drawn | changes))
+    power = changes.pop("power", torch.stack([energy, 2 * energy, 3 * energy]))
+    times = changes.pop("times", torch.tensor([0.0, 0.5, 0.75]))
+    drawn = Trajectory(x=x, nfe=3, times=times, columns={}, recordings={"power": power})
+    for name, values in (columns | changes).items():
+        drawn = drawn.with_column(KNOWN[name], values)
+    return drawn
 
 
 class Scripted(LightningModule):

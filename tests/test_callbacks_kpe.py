@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from PIL import Image
 
 from kinetic.callbacks import KPECallback
-from kinetic.callbacks.gather import Collector
+from kinetic.callbacks.collecting import Collector
 from kinetic.callbacks.grids import by_energy
 from kinetic.flow.integration import integrate
 from kinetic.flow.seeds import seed_loader
@@ -38,7 +38,7 @@ def test_numbers_are_those_of_the_samples_and_stand_at_their_step(tmp_path):
     row = metrics(tmp_path)[4]
     assert {step for step, r in metrics(tmp_path).items() if r["kpe/mean"]} == {2, 4}
     expected = {"mean": energy.mean(), "std": energy.std(), "early": energy.mean() / 4, "late_fraction": 0.75}
-    expected |= {"final_power": energy.mean() + 1, "per_dim": energy.mean() / 16, "nonfinite": 0}
+    expected |= {"final_power": energy.mean() + 1, "per_dim_energy": energy.mean() / 16, "nonfinite": 0}
     expected |= {f"q{q:02d}": np.percentile(energy, q) for q in (5, 25, 50, 75, 95)}
     for name, value in expected.items():
         assert float(row[f"kpe/{name}"]) == pytest.approx(value, rel=1e-6), name

@@ -10,8 +10,8 @@ import torch
 
 from kinetic.callbacks import KPECallback, MemorizationCallback
 from kinetic.data import Digits
-from kinetic.memorization.copies import wilson
 from kinetic.memorization.onset import BEFORE
+from kinetic.metrics.statistics import wilson
 from tests.fake_loggers import Listening
 from tests.scripted import Data, Scripted, images, trainer, trajectory
 from tests.test_callbacks_kpe import fit, metrics
@@ -80,12 +80,12 @@ def test_signals_have_their_sign_and_undefined_ones_are_no_numbers(tmp_path):
     assert before["memorization/auroc_energy"] == ""  # no copies, nothing to pick out
     assert float(after["memorization/auroc_energy"]) == 0
     assert float(after["memorization/auroc_drift"]) == 1
-    assert float(after["memorization/auroc_renoise"]) == 1
+    assert float(after["memorization/auroc_response"]) == 1
     assert float(after["memorization/rho_drift"]) > 0.5
     assert float(after["memorization/auroc_early"]) == 0.5
     assert "memorization/rho_early" not in after  # constant
     fit(tmp_path / "without", MemorizationCallback(), module=Scripted(copy_at=2), steps=2)
-    assert "memorization/auroc_renoise" not in metrics(tmp_path / "without")[2]
+    assert "memorization/auroc_response" not in metrics(tmp_path / "without")[2]
 
 
 def test_no_onset_is_written_with_the_figures_of_the_null(tmp_path):
@@ -192,7 +192,7 @@ def test_streamed_reference_gives_what_a_cached_one_gives(tmp_path):
         callback = MemorizationCallback(cache_bytes=cache)
         with pytest.warns(UserWarning, match="Copying"):
             fit(tmp_path / name, callback, module=Scripted(copy_at=2), steps=2)
-        assert (callback._training.index.source.kept is None) == (cache == 0)
+        assert callback._training.index.source.resident == (cache > 0)
     a, b = (pq.read_table(tmp_path / name / "memorization.parquet") for name in ("streamed", "cached"))
     assert a.equals(b)
 

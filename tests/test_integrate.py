@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinetic.flow.integration import ADAPTIVE, FIXED, METHODS, IntegrationError, integrate, time_grid
+from kinetic.flow.adaptive import ADAPTIVE
+from kinetic.flow.energy import Drift
+from kinetic.flow.grids import time_grid
+from kinetic.flow.integration import METHODS, integrate
+from kinetic.flow.motion import IntegrationError
 from kinetic.flow.shaping import KTS
+from kinetic.flow.solvers import FIXED
 
 JUMP = KTS(0.1, 0.1, tau=0.37, launch="constant", landing="constant")
 
@@ -38,12 +43,14 @@ def test_measuring_changes_nothing(method: str, dtype: torch.dtype) -> None:
     net = Net().to(dtype)
     for kts in (KTS(), KTS.preset("balanced"), JUMP):
         seen = integrate(net, noise().to(dtype), method=method, steps=11, kts=kts, keep_path=2)
-        blind = integrate(net, noise().to(dtype), method=method, steps=11, kts=kts, measure=False)
+        blind = integrate(net, noise().to(dtype), method=method, steps=11, kts=kts, measures=())
         assert torch.equal(seen.x, blind.x)
         assert seen.nfe == blind.nfe
         assert seen.energy.dtype == seen.x.dtype == dtype
-        assert blind.energy.isnan().all()
-        assert blind.power.shape == (0, 5)
+        assert not blind.columns
+        assert not blind.recordings
+        with pytest.raises(AttributeError, match="'energy' was not measured"):
+            _ = blind.energy
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -72,7 +79,7 @@ def test_nfe_is_steps_times_stages(method: str) -> None:
     x0 = torch.ones(1, 1)
     for steps in range(1, 257):
         calls = 0
-        result = integrate(field, x0, method=method, steps=steps, measure=False)
+        result = integrate(field, x0, method=method, steps=steps, measures=())
         assert result.nfe == calls == steps * FIXED[method]
     measured = integrate(field, x0, method=method, steps=61)
     assert measured.nfe == 61 * FIXED[method]
@@ -133,16 +140,18 @@ def test_memory_does_not_grow_with_the_steps(method: str) -> None:
 
 def test_grids() -> None:
     uniform = time_grid("uniform", 100)
-    assert uniform.tolist() == [i / 100 for i in range(101)]
+    assert uniform == tuple(i / 100 for i in range(101))
     cosine = time_grid("cosine", 4)
-    torch.testing.assert_close(cosine, torch.tensor([0, 0.14644660940672624, 0.5, 0.8535533905932737, 1]).double())
+    assert cosine == pytest.approx([0, 0.14644660940672624, 0.5, 0.8535533905932737, 1], abs=1e-15)
     for n in (1, 3, 61, 250):
         assert (time_grid("cosine", n)[0], time_grid("cosine", n)[-1]) == (0, 1)
-    assert time_grid([0, 0.5, 0.75, 1], 100).tolist() == [0, 0.5, 0.75, 1]
-    assert time_grid("uniform", 2, start=0.5).tolist() == [0.5, 0.75, 1]
+    assert time_grid([0, 0.5, 0.75, 1], 100) == (0, 0.5, 0.75, 1)
+    assert time_grid("uniform", 2, start=0.5) == (0.5, 0.75, 1)
+    assert time_grid("uniform", 4, start=1, end=0) == (1, 0.75, 0.5, 0.25, 0)
+    assert time_grid([0.9, 0.2, 0.1], start=0.9, end=0.1) == (0.9, 0.2, 0.1)
 
 
-@pytest.mark.parametrize("times", [[0, 1.1], [0.1, 1], [0, 0.5, 0.5, 1], [1, 0], [0], [[0, 1]], [0, float("nan"), 1]])
+@pytest.mark.parametrize("times", [[0, 1.1], [0.1, 1], [0, 0.5, 0.5, 1], [1, 0], [0], [0, float("nan"), 1]])
 def test_bad_lists_of_times(times: list) -> None:
     with pytest.raises(ValueError, match="must rise strictly from 0 to 1, got"):
         time_grid(times)
@@ -155,7 +164,10 @@ def test_bad_lists_of_times(times: list) -> None:
         ({"grid": "log"}, "unknown grid 'log'; choose from uniform, cosine"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"steps": 2.5}, "got 2.5"),
-        ({"start": 1.0}, r"start must lie in \[0, 1\), got 1"),
+        ({"start": 1.0}, "start and end must differ, got 1"),
+        ({"end": 1.5}, r"end must lie in \[0, 1\], got 1.5"),
+        ({"grid": [[0, 1]]}, "must be a list of times"),
+        ({"method": "dopri5", "noise": lambda i, t, dt: 0}, "noise needs a fixed grid, and dopri5 chooses its steps"),
     ],
 )
 def test_bad_options_are_named(wrong: dict, message: str) -> None:
@@ -206,9 +218,9 @@ def test_a_later_start_is_the_rest_of_the_way() -> None:
 
 def test_drift_needs_an_evaluation_late_enough() -> None:
     assert integrate(Net(), noise(), steps=4).drift.isnan().all()
-    assert integrate(Net(), noise(), steps=4, drift_at=0.75).drift.isfinite().all()
+    assert integrate(Net(), noise(), steps=4, measures=[Drift(0.75)]).drift.isfinite().all()
     for tenth in range(10):  # 0.7 in float32 is less than 0.7
-        assert integrate(Net(), noise(), steps=10, drift_at=tenth / 10).drift.isfinite().all()
+        assert integrate(Net(), noise(), steps=10, measures=[Drift(tenth / 10)]).drift.isfinite().all()
     straight = integrate(lambda x, t: torch.ones_like(x), noise(), steps=10)
     assert straight.drift.max() < 1e-5
 

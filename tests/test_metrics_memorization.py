@@ -11,16 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinetic.memorization.copies import (
-    Memorization,
-    Validation,
-    find_onset,
-    memorization,
-    summarize,
-    wilson,
-)
+from kinetic.memorization.copies import Memorization, memorization, summarize
+from kinetic.memorization.onset import Validation, find_onset
 from kinetic.metrics.neighbors import nearest
 from kinetic.metrics.reference import ReferenceIndex
+from kinetic.metrics.statistics import wilson
 
 
 def images(count: int, seed: int = 0) -> Tensor:

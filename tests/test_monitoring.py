@@ -122,7 +122,7 @@ def test_renoising_response_is_measured_where_it_is_asked_for(tiny):
     changes = merged(watching(), {"model": {"samples": {"renoise": True}}, "trainer": {"max_steps": 3}})
     train(["--config", str(tiny(**changes)), "--run.name", "re"])
     (row,) = [dict(r) for r in read(Path("runs/re")) if dict(r)["kpe/mean"]]
-    assert -1 <= float(row["memorization/rho_renoise"]) <= 1
+    assert -1 <= float(row["memorization/rho_response"]) <= 1
 
 
 def test_report_that_fails_is_one_line(tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ import pytest
 
 from kinetic.plots import compare_grid, energies_figure, gallery, image_grid, save
 from kinetic.report import write_report, write_sampling_report
-from kinetic.report.sources import Metrics, Unavailable, read_picture, read_rows, setting
+from kinetic.report.sources import Metrics, Unavailable, read_picture, read_rows
+from kinetic.store.settings import SavedConfig
 
 STEPS = (100, 200, 400, 700, 1000, 1500, 2000, 3000)
 F_MEM = (0.0, 0.01, 0.03, 0.15, 0.27, 0.38, 0.51, 0.59)
@@ -348,9 +349,27 @@ def test_of_a_step_logged_twice_the_later_counts() -> None:
     assert Metrics(rows).series("lr") == {3: 2.0, 5: 7.0}
 
 
-def test_settings_are_found_at_any_depth() -> None:
-    assert setting({"a": [{"b": 1}, {"c": {"tau": 0.4}}]}, "tau") == 0.4
-    assert setting({"a": 1}, "tau") is None
+def test_settings_are_read_at_their_own_place() -> None:
+    text = """
+    other: {tau: 0.1, threshold: 0.9}
+    model: {sampler: {kts: {tau: 0.4}}}
+    trainer:
+      callbacks:
+        - {class_path: mine.Threshold, init_args: {threshold: 0.8}}
+        - {class_path: kinetic.callbacks.memorization.MemorizationCallback, init_args: {threshold: 0.5}}
+    """
+    found = SavedConfig.parse(text)
+    assert found.tau == 0.4
+    assert found.memorization("threshold") == 0.5
+    assert found.memorization("null_samples", 7) == 7
+    for damaged in (
+        "",
+        "[1, 2]",
+        "model: 3\ntrainer: {callbacks: {a: 1}}",
+        "trainer: {callbacks: [3, {class_path: x}]}",
+    ):
+        assert SavedConfig.parse(damaged).tau is None
+        assert SavedConfig.parse(damaged).memorization("threshold", 1) == 1
 
 
 def test_large_pictures_are_made_smaller_and_broken_ones_refused(tmp_path: Path) -> None:

@@ -8,22 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from kinetic.cli.sample_options import parse, sampler_of, seeds_of
+from kinetic.cli.sample_options import parse, samplers_of, seeds_of
 from kinetic.flow.integration import METHODS, integrate
-from kinetic.flow.sampling import Sampler, draw, seed_range
+from kinetic.flow.sampling import Sampler, draw
+from kinetic.flow.seeds import seed_range, seed_text
 from kinetic.flow.shaping import KTS
 from kinetic.samples import folder as sample_folder
-from kinetic.samples.export import (
-    holds,
-    part_of,
-    read_part,
-    write_energies,
-    write_npz,
-    write_part,
-    write_pngs,
-    write_tars,
-)
-from kinetic.samples.folder import check_room, claim, first_difference, seed_text, write_record
+from kinetic.samples.export import npz_file, png_folder, tar_shards, write_csv
+from kinetic.samples.folder import check_room, claim, first_difference, write_record
+from kinetic.samples.parts import holds, part_of, read_part, write_part
 from kinetic.studies.controls import noised, stopped
 from kinetic.tensors import seeded_noise
 
@@ -39,7 +32,15 @@ class Field:
 
 def part(seeds, shape=(3, 4, 5), labels=None, **options):
     found = draw(Field(), seeds, shape=shape, labels=labels, sampler=Sampler(steps=5))
-    return part_of(found, torch.tensor(seeds), None if labels is None else torch.tensor(labels), **options)
+    pictures = len(shape) == 3 and shape[0] in (1, 3)
+    known = None if labels is None else torch.tensor(labels)
+    return part_of(found, torch.tensor(seeds), known, pictures=pictures, **options)
+
+
+def written(file, parts):
+    with file as add:
+        for one in parts:
+            add(one)
 
 
 def test_part_comes_back_as_it_was(tmp_path):
@@ -48,10 +49,13 @@ def test_part_comes_back_as_it_was(tmp_path):
     back = read_part(tmp_path / "a/0.npz")
     assert back.x.dtype == np.uint8
     assert back.x.shape == (2, 4, 5, 3)
-    for name in ("seeds", "labels", "x", "power", "times"):
-        assert np.array_equal(getattr(back, name), getattr(made, name)), name
-    assert back.nfe == 5
-    assert all(np.array_equal(back.energies[k], v) for k, v in made.energies.items())
+    assert np.array_equal(back.x, made.x)
+    for name in ("seeds", "labels", "finite", "nfe", "power", "times"):
+        assert np.array_equal(getattr(back.table, name), getattr(made.table, name)), name
+    assert back.table.nfe.tolist() == [5, 5]
+    assert back.table.kinds == made.table.kinds
+    assert back.table.kinds["drift"] == ("x", -1)
+    assert all(np.array_equal(back.table.columns[k], v) for k, v in made.table.columns.items())
     assert holds(tmp_path / "a/0.npz", [4, 9])
     assert not holds(tmp_path / "a/0.npz", [9, 4])
     assert not holds(tmp_path / "a/1.npz", [4, 9])
@@ -77,17 +81,17 @@ def test_only_exact_parts_keep_what_rounding_loses():
 
 def test_npz_png_and_shards_hold_the_same_pixels(tmp_path):
     parts = [part([0, 1, 2], labels=[0, 1, 2]), part([7], labels=[1])]
-    write_npz(tmp_path / "s.npz", parts, count=4)
+    written(npz_file(tmp_path / "s.npz", count=4), parts)
     with np.load(tmp_path / "s.npz") as file:
         pixels, labels, seeds = file["arr_0"], file["arr_1"], file["seeds"]
     assert pixels.shape == (4, 4, 5, 3)
     assert pixels.dtype == np.uint8
     assert (labels.tolist(), seeds.tolist()) == ([0, 1, 2, 1], [0, 1, 2, 7])
     assert np.array_equal(pixels[3], parts[1].x[0])
-    write_pngs(tmp_path / "images", parts)
+    written(png_folder(tmp_path / "images"), parts)
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [f"00000{i}.png" for i in (0, 1, 2, 7)]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "images/000007.png")), pixels[3])
-    write_tars(tmp_path / "shards", parts, per_shard=3)
+    written(tar_shards(tmp_path / "shards", per_shard=3), parts)
     assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == ["samples-00000.tar", "samples-00001.tar"]
     with tarfile.open(tmp_path / "shards/samples-00001.tar") as tar:
         assert tar.getnames() == ["000007.png", "000007.cls"]
@@ -98,20 +102,20 @@ def test_npz_png_and_shards_hold_the_same_pixels(tmp_path):
 
 def test_npz_is_the_same_however_it_was_cut(tmp_path):
     whole, cut = [part([0, 1, 2])], [part([0]), part([1, 2])]
-    write_npz(tmp_path / "a.npz", whole, count=3)
-    write_npz(tmp_path / "b.npz", cut, count=3)
+    written(npz_file(tmp_path / "a.npz", count=3), whole)
+    written(npz_file(tmp_path / "b.npz", count=3), cut)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
 def test_energies_are_one_row_a_sample_and_lose_nothing(tmp_path):
-    parts = [part([0, 1], labels=[2, 0])]
-    write_energies(tmp_path / "e.csv", {"samples": parts})
+    table = part([0, 1], labels=[2, 0]).table
+    write_csv(tmp_path / "e.csv", {"samples": table})
     with open(tmp_path / "e.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["seed"], r["label"], r["nfe"]) for r in rows] == [("0", "2", "5"), ("1", "0", "5")]
-    assert [np.float32(r["energy"]) for r in rows] == parts[0].energies["energy"].tolist()
+    assert [np.float32(r["energy"]) for r in rows] == table.columns["energy"].tolist()
     assert "setting" not in rows[0]
-    write_energies(tmp_path / "e.csv", {"off": parts, "landing": parts})
+    write_csv(tmp_path / "e.csv", {"off": table, "landing": table})
     assert [line.split(",")[0] for line in (tmp_path / "e.csv").read_text().split()[1:]] == ["off"] * 2 + [
         "landing"
     ] * 2
@@ -132,10 +136,10 @@ def test_num_and_seeds():
 
 def test_options_reach_the_sampler():
     text = "--method heun2 --steps 7 --grid cosine --guidance 2 --alpha 0.03 --tau 0.4 --k 2 --landing-form linear"
-    found = sampler_of(parse(text.split()), "balanced")
+    found = samplers_of(parse([*text.split(), "--kts", "balanced"]), "one")["one"]
     kts = KTS(alpha=0.03, beta=0.01, tau=0.4, k=2.0, landing="linear")
     assert found == Sampler(method="heun2", steps=7, grid="cosine", guidance=2.0, kts=kts)
-    assert sampler_of(parse(["--grid", "0,0.5,1"]), "off").grid == (0.0, 0.5, 1.0)
+    assert samplers_of(parse(["--grid", "0,0.5,1"]), "one")["one"].grid == (0.0, 0.5, 1.0)
 
 
 def settings(**changes):
@@ -176,7 +180,7 @@ def test_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_full_disk_is_seen_before_the_start(tmp_path, monkeypatch):
-    options = {"samples": 1000, "copies": 2, "steps": 100, "exact": False}
+    options = {"pictures": True, "samples": 1000, "copies": 2, "steps": 100, "exact": False}
     check_room(tmp_path / "new/folder", (3, 32, 32), **options)
     usage = type("usage", (), {"free": 10 * 2**20})
     monkeypatch.setattr(sample_folder.shutil, "disk_usage", lambda path: usage)
@@ -187,9 +191,8 @@ def test_full_disk_is_seen_before_the_start(tmp_path, monkeypatch):
 
 def test_flow_stopped_early_is_the_beginning_of_the_whole_flow():
     kts, x0 = KTS(tau=0.5), seeded_noise([1, 2], (3,)).double()
-    setting = stopped(Sampler(steps=50, kts=kts), 0.9)
-    net = Field()
-    short = setting.finish(integrate(lambda x, t: setting.wrap(net)(x, t), x0, **_of(setting.sampler)))
+    sampler, net = stopped(Sampler(steps=50, kts=kts), 0.9), Field()
+    short = integrate(net, x0, solver=sampler, kts=sampler.kts, end=sampler.end)
     whole = integrate(net, x0, steps=50, kts=kts, keep_path=2)
     at_end = int((whole.path_times - 0.9).abs().argmin())
     assert torch.allclose(short.x, whole.path[at_end], atol=1e-12)
@@ -204,17 +207,13 @@ def test_flow_stopped_early_is_the_beginning_of_the_whole_flow():
         stopped(Sampler(kts=KTS(tau=0.98)), 0.97)
 
 
-def _of(sampler):
-    return {name: getattr(sampler, name) for name in ("method", "steps", "grid", "kts", "rtol", "atol")}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_stopped_early(method):
-    setting = stopped(Sampler(method=method, steps=64, rtol=1e-7, atol=1e-7), 0.9)
-    wrapped, x0 = setting.wrap(Field()), seeded_noise([5], (2,)).double()
-    x = integrate(lambda x, t: wrapped(x, t), x0, **_of(setting.sampler)).x
+    net, x0 = Field(), seeded_noise([5], (2,)).double()
+    sampler = stopped(Sampler(method=method, steps=64, rtol=1e-7, atol=1e-7), 0.9)
+    x = integrate(net, x0, solver=sampler, end=sampler.end).x
     fine = stopped(Sampler(method="rk4", steps=256), 0.9)
-    exact = integrate(lambda x, t: fine.wrap(Field())(x, t), x0, **_of(fine.sampler)).x
+    exact = integrate(net, x0, solver=fine, end=fine.end).x
     assert torch.allclose(x, exact, atol=2e-2 if method == "euler" else 1e-4)
 
 

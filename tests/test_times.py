@@ -7,62 +7,62 @@ import torch
 from scipy import stats
 
 from kinetic.tensors import generator
-from kinetic.training.times import KINDS, LAST, draw_times, drop_labels, validation_times
+from kinetic.training.times import KINDS, LAST, TrainingTimes, draw_times, drop_labels, validation_times
 
 
 @pytest.mark.parametrize("kind", ["uniform", "stratified"])
 def test_flat_kinds_are_uniform(kind):
-    t = draw_times(20_000, generator(1), kind=kind)
+    t = draw_times(20_000, generator(1), TrainingTimes(kind))
     assert stats.kstest(t.numpy(), "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.5, 1.3), (1.2, 0.4)])
 def test_logit_normal_has_the_stated_mean_and_std(mean, std):
-    t = draw_times(20_000, generator(2), kind="logit_normal", mean=mean, std=std)
+    t = draw_times(20_000, generator(2), TrainingTimes("logit_normal", mean=mean, std=std))
     logits = torch.logit(t.double())
     assert stats.kstest(logits.numpy(), "norm", args=(mean, std)).pvalue > 0.01
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 128, 1000, 200_003])
 def test_stratified_has_exactly_one_time_in_each_stratum(n):
-    t = draw_times(n, generator(3, n), kind="stratified")
+    t = draw_times(n, generator(3, n), TrainingTimes("stratified"))
     strata = (t.double() * n).floor().long()
     assert torch.equal(strata.sort().values, torch.arange(n))
 
 
 def test_stratified_fills_its_strata_and_comes_in_random_order():
-    t = draw_times(5000, generator(4), kind="stratified").double()
+    t = draw_times(5000, generator(4), TrainingTimes("stratified")).double()
     assert stats.kstest((t * 5000 % 1).numpy(), "uniform").pvalue > 0.01  # not midpoints
     assert abs(stats.spearmanr(t.numpy(), range(5000)).statistic) < 0.05
-    assert not torch.equal(t.argsort(), draw_times(5000, generator(5), kind="stratified").argsort())
+    assert not torch.equal(t.argsort(), draw_times(5000, generator(5), TrainingTimes("stratified")).argsort())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_times_depend_on_the_generator_alone(kind):
     torch.manual_seed(0)
-    first = draw_times(64, generator(7, 0, 3), kind=kind)
+    first = draw_times(64, generator(7, 0, 3), TrainingTimes(kind))
     torch.manual_seed(1)
-    assert torch.equal(first, draw_times(64, generator(7, 0, 3), kind=kind))
-    assert not torch.equal(first, draw_times(64, generator(7, 1, 3), kind=kind))
+    assert torch.equal(first, draw_times(64, generator(7, 0, 3), TrainingTimes(kind)))
+    assert not torch.equal(first, draw_times(64, generator(7, 1, 3), TrainingTimes(kind)))
     advancing = generator(7, 0, 3)
-    assert torch.equal(first, draw_times(64, advancing, kind=kind))
-    assert not torch.equal(first, draw_times(64, advancing, kind=kind))
+    assert torch.equal(first, draw_times(64, advancing, TrainingTimes(kind)))
+    assert not torch.equal(first, draw_times(64, advancing, TrainingTimes(kind)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_times_are_float32_below_one_and_may_be_none(kind):
-    t = draw_times(300_000, generator(8), kind=kind)
+    t = draw_times(300_000, generator(8), TrainingTimes(kind))
     assert t.dtype == torch.float32
     assert t.min() >= 0
     assert t.max() < 1
-    assert draw_times(0, generator(8), kind=kind).shape == (0,)
+    assert draw_times(0, generator(8), TrainingTimes(kind)).shape == (0,)
 
 
 def test_extreme_logit_normals_stop_before_one():
-    t = draw_times(100, generator(9), kind="logit_normal", mean=60.0)
+    t = draw_times(100, generator(9), TrainingTimes("logit_normal", mean=60.0))
     assert t.eq(LAST).all()  # the sigmoid rounds to 1
     assert t.max() < 1
-    low = draw_times(100, generator(9), kind="logit_normal", mean=-200.0)
+    low = draw_times(100, generator(9), TrainingTimes("logit_normal", mean=-200.0))
     assert low.ge(0).all()
 
 
@@ -135,18 +135,18 @@ def test_labels_on_a_device_drop_as_on_the_cpu():
 def test_bad_values_are_named():
     g = generator(16)
     with pytest.raises(ValueError, match="unknown kind of times 'beta': choose from uniform, stratified, logit_normal"):
-        draw_times(4, g, kind="beta")
+        draw_times(4, g, TrainingTimes("beta"))
     with pytest.raises(ValueError, match="at least 0, got -1"):
         draw_times(-1, g)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         validation_times(-1)
     for std in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="std"):
-            draw_times(4, g, kind="logit_normal", std=std)
+            draw_times(4, g, TrainingTimes("logit_normal", std=std))
     with pytest.raises(ValueError, match="mean"):
-        draw_times(4, g, kind="logit_normal", mean=math.nan)
+        draw_times(4, g, TrainingTimes("logit_normal", mean=math.nan))
     with pytest.raises(ValueError, match=r"uniform times have no mean or std, got mean=0\.5"):
-        draw_times(4, g, mean=0.5)
+        draw_times(4, g, TrainingTimes(mean=0.5))
     labels = torch.zeros(3, dtype=torch.int64)
     for probability in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="lie in"):

@@ -1,14 +1,106 @@
-"""Argument parsing whose faults are one line."""
+"""Groups of options that commands share, each said once; what cannot be understood is one line."""
 
 import argparse
-from typing import NoReturn
+import re
+from typing import Any, NoReturn
+
+import jsonargparse
+from jsonargparse import DefaultHelpFormatter
 
 from kinetic.errors import KineticError
+from kinetic.flow.integration import Solver
+from kinetic.flow.shaping import FORMS, KTS, PRESETS
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises ValueError where argparse would print its usage and exit."""
+    """ArgumentParser that raises KineticError where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         """Raise the fault; the caller tells it in one line."""
         raise KineticError(f"{message}; {self.prog} --help lists the options")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the examples as they are written."""
+
+
+def typed_parser(prog: str, description: str, examples: str) -> jsonargparse.ArgumentParser:
+    """Make a parser that takes options from the fields of classes and the arguments of functions."""
+    return jsonargparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=examples,
+        formatter_class=_Formatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def parsed(parser: jsonargparse.ArgumentParser, args: list[str]) -> Any:
+    """Read a command line; what cannot be understood is a KineticError that names the option as it is typed."""
+    try:
+        return parser.parse_args(args)
+    except argparse.ArgumentError as error:
+        message = " ".join(str(error).split())
+        wrong = re.search(r'Parser key "([\w.]+)": Expected an? <class \'(\w+)\'>\. Got value: (.*)', message)
+        if wrong:
+            message = f"--{wrong[1].replace('_', '-')} takes {KINDS.get(wrong[2], wrong[2])}, got {wrong[3]!r}"
+        raise KineticError(f"{message}; {parser.prog} --help lists the options") from None
+
+
+def add_solver(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the options of `Solver`: method, steps, grid, rtol, atol."""
+    parser.add_class_arguments(Solver, None)
+
+
+def solver_settings(options: Any) -> dict[str, Any]:
+    """The fields of `Solver` among the options; a grid may be times separated by commas."""
+    grid: str | tuple[float, ...] = options.grid
+    if isinstance(grid, str) and "," in grid:
+        try:
+            grid = tuple(float(part) for part in grid.split(","))
+        except ValueError:
+            wanted = "write uniform, cosine, or times such as 0,0.5,1"
+            raise KineticError(f"cannot read the grid {grid!r}; {wanted}") from None
+    names = ("method", "steps", "rtol", "atol")
+    return {"grid": grid, **{name: getattr(options, name) for name in names}}
+
+
+def add_shaping(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the options of kinetic trajectory shaping: a preset, and what overrides its fields."""
+    group = parser.add_argument_group("kinetic trajectory shaping")
+    group.add_argument("--kts", type=str, metavar="NAME", help=f"{', '.join(PRESETS)} (None: off)")
+    group.add_argument("--alpha", type=float, metavar="A", help="strength of the launch")
+    group.add_argument("--beta", type=float, metavar="B", help="strength of the landing")
+    group.add_argument("--tau", type=float, metavar="T", help="where launch turns into landing, in (0, 1)")
+    group.add_argument("--k", type=float, metavar="K", help="rate of the exponential forms")
+    group.add_argument("--launch-form", type=str, metavar="FORM", help=f"{', '.join(FORMS)}")
+    group.add_argument("--landing-form", type=str, metavar="FORM", help=f"{', '.join(FORMS)}")
+
+
+def shaping_of(options: Any, preset: str | None = None) -> KTS:
+    """Build the shaping that the options describe, on another preset where one is named."""
+    fields = {name: getattr(options, name) for name in ("alpha", "beta", "tau", "k")}
+    forms = {"launch": options.launch_form, "landing": options.landing_form}
+    return KTS.preset(preset or options.kts or "off", **fields, **forms)
+
+
+def presets(text: str) -> list[str]:
+    """Read names of presets, `off` first, which the others are measured from."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in PRESETS:
+            raise KineticError(f"unknown KTS preset {name!r}; choose from {', '.join(PRESETS)}")
+    if len(set(names)) < len(names):
+        raise KineticError(f"--compare {text} names a setting twice")
+    return ["off", *(name for name in names if name != "off")]
+
+
+def devices_of(text: str) -> int | str:
+    """Read a number of devices, or auto."""
+    devices = int(text) if text.isdecimal() else text
+    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
+        raise KineticError(f"--devices must be a number of at least 1, or auto, got {text!r}")
+    return devices

@@ -12,6 +12,7 @@ def quiet() -> None:
         ".*LightningCLI's args parameter is intended.*",
         ".*module\\(s\\) in eval mode at the start of training.*",  # the averaged network
         ".*is smaller than the logging interval.*",  # rows of metrics.csv are counted in steps, not epochs
+        ".*You have overridden `transfer_batch_to_device`.*",  # seeds stay on the host
         ".*does not have many workers.*",  # images in memory need none
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",

@@ -5,14 +5,15 @@ from typing import Any
 from torch import nn
 
 from kinetic.errors import KineticError
+from kinetic.flow.field import Field
 
 
 def check_fit(network: nn.Module, data: Any) -> None:
     """Raise ValueError with advice unless `network` takes images of `data.shape` and its number of classes."""
-    expected = getattr(network, "sample_shape", None)
-    if expected is not None and tuple(data.shape) != tuple(expected):
-        raise KineticError(_shape_advice(tuple(data.shape), tuple(expected)))
-    classes = getattr(network, "num_classes", None)
+    stated = Field.of(network)
+    if stated.shape is not None and tuple(data.shape) != stated.shape:
+        raise KineticError(_shape_advice(tuple(data.shape), stated.shape))
+    classes = stated.num_classes
     if classes is not None and (data.num_classes or 0) != classes:
         raise KineticError(
             f"the network has {classes} classes, but the data has {data.num_classes or 'none'}; "

@@ -1,58 +1,165 @@
-"""Kinetic path energy as further components of the ODE state (Li et al., 2026, arXiv 2602.07928).
+"""Kinetic path energy and what belongs to it (Li et al., 2026, arXiv 2602.07928).
 
-The solver integrates the state `(x, executed energy, field energy)`, so measuring costs no evaluation of the network
+The solver integrates the energies as further components of its state, so measuring costs no evaluation of the network
 and an energy has the order of the solver: Euler gives exactly the left Riemann sum.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kinetic.tensors import squared_norm
+from kinetic.errors import KineticError
+from kinetic.flow.measures import Arrival, Evaluation, Measure, Rate, Recording, unknown
 
-State = tuple[Tensor, ...]
-
-
-def power(v: Tensor) -> Tensor:
-    """Return ½‖v‖² of each row: [B, ...] -> [B], a sum over dimensions, in float32 or wider."""
-    return 0.5 * squared_norm(v)
+ENERGY_UNIT = "x²"  # squares of whatever unit the samples have, summed over their dimensions
 
 
-def initial_state(x0: Tensor, *, measure: bool = True) -> State:
-    """Start at `x0` [B, ...] with no energy spent: `(x0, 0, 0)`, or `(x0,)` where nothing is measured."""
-    zero = x0.new_zeros(x0.shape[0])
-    return (x0, zero, zero) if measure else (x0,)
+class Energy(Rate):
+    """Energy of the motion that was executed, ½ ∫ η²‖v‖² dt."""
+
+    name, unit = "energy", ENERGY_UNIT
+
+    def rate(self, now: Evaluation) -> Tensor:
+        """Return ½ η²‖v‖²."""
+        return now.power if now.gain == 1 else now.gain**2 * now.power
 
 
-def state_rates(v: Tensor, field_power: Tensor, gain: Tensor | None) -> State:
-    """Time derivative of the state for a field `v` [B, ...] of power `field_power` [B], executed as `gain * v`."""
-    if gain is None:
-        return v, field_power, field_power
-    return gain * v, gain.square() * field_power, field_power
+class FieldEnergy(Rate):
+    """Energy of the field along the same path, ½ ∫ ‖v‖² dt."""
+
+    name, unit = "field_energy", ENERGY_UNIT
+
+    def rate(self, now: Evaluation) -> Tensor:
+        """Return ½‖v‖²."""
+        return now.power
 
 
-def motion_norm(state: State) -> Tensor:
-    """Root mean square of x alone: the error norm of an adaptive solver, so that energies do not choose its steps."""
-    return state[0].square().mean().sqrt()
+class Early(Measure):
+    """The part of the energy before τ."""
+
+    name, unit, needs = "early", ENERGY_UNIT, ("energy",)
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return what was spent before τ."""
+        return end.early["energy"]
+
+
+class Late(Measure):
+    """The part of the energy from τ on."""
+
+    name, unit, needs = "late", ENERGY_UNIT, ("energy",)
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return what was not spent before τ."""
+        return end.integrals["energy"] - end.early["energy"]
+
+
+class LateFraction(Measure):
+    """The late part of the energy as a fraction of it, in [0, 1]; NaN for a path that does not move."""
+
+    name, unit, needs = "late_fraction", "", ("energy",)
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return late / energy."""
+        return (end.integrals["energy"] - end.early["energy"]) / end.integrals["energy"]
+
+
+class PerDimEnergy(Measure):
+    """Energy divided by the number of dimensions, to compare samples of different sizes."""
+
+    name, unit, sign, needs = "per_dim_energy", ENERGY_UNIT, None, ("energy",)
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return energy / D."""
+        return end.integrals["energy"] / max(end.x.shape[1:].numel(), 1)
+
+
+class FinalPower(Measure):
+    """Power of the field, ½‖v‖², at the start of the last step."""
+
+    name, unit = "final_power", ENERGY_UNIT
+
+    def step(self, state: Any, now: Evaluation, dt: float) -> Tensor:
+        """Remember the power of the latest step."""
+        return now.power
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return it."""
+        return unknown(end) if state is None else state
 
 
 @dataclass(frozen=True)
-class Energies:
-    """Energies of each path, [B], in the units of ‖x‖²; `early + late = energy`."""
+class Drift(Measure):
+    """Distance from x + (1 - t) v, where the field first points at a time from `at` on, to where the sample ends.
 
-    energy: Tensor  # ½ ∫ η²‖v‖² dt, of the motion that was executed
-    field_energy: Tensor  # ½ ∫ ‖v‖² dt along the same path
-    early: Tensor  # the part of `energy` before τ
-    late: Tensor  # the part of `energy` after τ
-    late_fraction: Tensor  # late / energy, in [0, 1]; NaN for a path that does not move
+    Small for copies: a field that has settled on one training image early points straight at it.
+    """
+
+    at: float = 0.8
+    name, unit, sign = "drift", "x", -1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at < 1:
+            raise KineticError(f"the drift is measured from a time in [0, 1), got {self.at}")
+
+    def look(self, state: Any, now: Evaluation) -> Any:
+        """Note where the first evaluation from `at` on points."""
+        if state is not None or now.t < self.at - 1e-9:  # a time that was rounded counts
+            return state
+        return now.x + (1 - torch.tensor(now.t, dtype=now.x.dtype, device="cpu")) * now.v
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return the distance, NaN if there was no such evaluation or the flow was stopped before t = 1."""
+        return unknown(end) if state is None or end.t < 1 else (end.x - state).flatten(1).norm(dim=1)
 
 
-def split_energies(at_tau: State, at_end: State) -> Energies:
-    """Read the energies off the states at τ and at the end; all NaN if they were not measured."""
-    if len(at_end) == 1:
-        nothing = at_end[0].new_full(at_end[0].shape[:1], torch.nan)
-        return Energies(nothing, nothing, nothing, nothing, nothing)
-    early, energy, field = at_tau[1], at_end[1], at_end[2]
-    late = energy - early
-    return Energies(energy, field, early, late, late / energy)
+class PowerProfile(Recording):
+    """Power of the field, ½‖v‖², at the start of each step, [steps, B]."""
+
+    name, unit = "power", ENERGY_UNIT
+
+    def step(self, state: Any, now: Evaluation, dt: float) -> list[Tensor]:
+        """Note the power."""
+        return _appended(state, now.power)
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Stack the powers."""
+        return torch.stack(state) if state else end.x.new_empty((0, end.x.shape[0]))
+
+
+@dataclass(frozen=True)
+class Path(Recording):
+    """The states of the first `count` samples at the start of each step and at the end, [steps + 1, count, ...]."""
+
+    count: int
+    name, unit = "path", "x"
+
+    def step(self, state: Any, now: Evaluation, dt: float) -> list[Tensor]:
+        """Keep a copy of the state."""
+        return _appended(state, now.x[: self.count].clone())
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Stack the states."""
+        return torch.stack([*(state or ()), end.x[: self.count]])
+
+
+def _appended(items: list[Tensor] | None, item: Tensor) -> list[Tensor]:
+    items = [] if items is None else items
+    items.append(item)
+    return items
+
+
+# What is measured unless something else is asked for: the columns of every table of samples, and the power profile.
+STANDARD: tuple[Measure, ...] = (
+    Energy(),
+    FieldEnergy(),
+    Early(),
+    Late(),
+    LateFraction(),
+    PerDimEnergy(),
+    FinalPower(),
+    Drift(),
+    PowerProfile(),
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kinetic.errors import KineticError
+from kinetic.flow.field import check_range
 
 Labels = Literal["balanced"] | int | Sequence[int] | None
 
@@ -26,9 +27,7 @@ def labels_for(seeds: Tensor, labels: Labels, num_classes: int | None) -> Tensor
     turns = (
         list(range(num_classes)) if labels in (None, "balanced") else [labels] if isinstance(labels, int) else labels
     )
-    outside = [label for label in turns if not 0 <= int(label) < num_classes]
-    if outside:
-        raise KineticError(f"label {outside[0]} is outside the range of the network's classes, 0 to {num_classes - 1}")
+    check_range([int(label) for label in turns], num_classes, null=False)
     table = torch.tensor([int(label) for label in turns], dtype=torch.int64)
     return table[seeds % len(table)]
 
@@ -78,6 +77,31 @@ def seed_loader(
     return DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
 
 
+def seed_range(text: str) -> list[int]:
+    """Parse seeds such as "0-49999" (both ends included), "1,5,9" or "0-3,10"; repeats and disorder are refused."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise KineticError(f"cannot read seeds {text!r}; write them like 0-49999 or 1,5,9")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not span or (seeds and span[0] <= seeds[-1]):
+            raise KineticError(f"seeds {text!r} must rise without repeats, like 0-49999 or 1,5,9")
+        seeds.extend(span)
+    return seeds
+
+
+def seed_text(seeds: Sequence[int]) -> str:
+    """Write rising seeds as `seed_range` reads them: 0-63,70."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValidationSampling:
     """The samples drawn in every validation: the same seeds each time, so that one can be followed over epochs.
@@ -89,6 +113,8 @@ class ValidationSampling:
         batch_size: drawn at a time, on each device.
         precision: of the network while sampling, "32" or "bf16"; states and energies stay float32.
         renoise: measure the re-noising response of every sample too, at 0.6 of the cost of drawing it.
+        measures: further numbers for each sample: class paths of `kinetic.flow.measures.Measure`, or class_path and
+            init_args of such.
     """
 
     num: int = 256
@@ -97,3 +123,4 @@ class ValidationSampling:
     batch_size: int = 256
     precision: Literal["32", "bf16"] = "32"
     renoise: bool = False
+    measures: tuple[str | dict[str, Any], ...] = ()

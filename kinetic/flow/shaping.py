@@ -1,17 +1,16 @@
 """Kinetic trajectory shaping (KTS): sampling with `dx/dt = η(t) v(x, t)` (Li et al., 2026, arXiv 2602.07928)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.flow.field import Velocity
 from kinetic.tensors import expand
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
 Form = Literal["linear", "constant", "exponential"]
 FORMS: tuple[str, ...] = get_args(Form)
 PRESETS: dict[str, tuple[float, float]] = {
@@ -96,27 +95,48 @@ class KTS:
         scale = 10.0 ** (5 - math.floor(math.log10(limit)))
         return math.floor(limit * scale) / scale
 
-    def gain(self, t: Tensor | float) -> Tensor:
-        """η at times `t` in [0, 1], of any shape; in the dtype of `t`, to which τ is rounded for the comparison."""
-        t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-        tau = torch.tensor(self.tau, dtype=t.dtype)
-        u = (1 - t / self.tau).clamp(0, 1)
-        s = ((t - self.tau) / (1 - self.tau)).clamp(0, 1)
-        launch = (
-            self.alpha * _ramp(u, self.launch, self.k) / (math.expm1(self.k) if self.launch == "exponential" else 1)
-        )
-        landing = self.beta * _ramp(s, self.landing, self.k)
-        return torch.where(t >= tau.to(t.device), 1 - landing, 1 + launch)
+    @overload
+    def gain(self, t: float) -> float: ...
+
+    @overload
+    def gain(self, t: Tensor) -> Tensor: ...
+
+    def gain(self, t: Tensor | float) -> Tensor | float:
+        """η at time `t` in [0, 1]: a number for a number, and for a tensor of any shape a tensor in its dtype.
+
+        A number within 1e-9 of τ counts as τ, so that a grid whose times were rounded meets it; for a tensor τ is
+        rounded to its dtype.
+        """
+        if self.is_off:
+            return torch.ones_like(t) if isinstance(t, Tensor) else 1.0
+        if isinstance(t, Tensor):
+            return torch.where(t >= self.tau, 1 - self._landing(t), 1 + self._launch(t))
+        return 1 - self._landing(t) if t >= self.tau - 1e-9 else 1 + self._launch(t)
+
+    def _launch(self, t: Any) -> Any:
+        """α(t) before τ."""
+        scale = math.expm1(self.k) if self.launch == "exponential" else 1.0
+        return self.alpha * _ramp(_clamped(1 - t / self.tau), self.launch, self.k) / scale
+
+    def _landing(self, t: Any) -> Any:
+        """β(t) from τ on."""
+        return self.beta * _ramp(_clamped((t - self.tau) / (1 - self.tau)), self.landing, self.k)
 
     def to_dict(self) -> dict[str, float | str]:
         """Return the fields as plain types, for a configuration or a checkpoint."""
         return asdict(self)
 
 
-def _ramp(s: Tensor, form: Form, k: float) -> Tensor:
+def _clamped(s: Any) -> Any:
+    return s.clamp(0, 1) if isinstance(s, Tensor) else min(max(s, 0.0), 1.0)
+
+
+def _ramp(s: Any, form: Form, k: float) -> Any:
     if form == "constant":
-        return torch.ones_like(s)
-    return s if form == "linear" else torch.expm1(k * s)
+        return torch.ones_like(s) if isinstance(s, Tensor) else 1.0
+    if form == "linear":
+        return s
+    return torch.expm1(k * s) if isinstance(s, Tensor) else math.expm1(k * s)
 
 
 def shaped(velocity: Velocity, kts: KTS) -> Velocity:

@@ -1,8 +1,7 @@
-"""Memorisation: the share of samples that are copies of a training image, and the step at which copying begins."""
+"""Memorisation: the share of samples that are copies of a training image."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +10,11 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kinetic.errors import KineticError
+from kinetic.images import Source
 from kinetic.metrics.neighbors import nearest
-from kinetic.metrics.reference import ReferenceIndex, Source
+from kinetic.metrics.reference import ReferenceIndex
+from kinetic.metrics.statistics import THRESHOLD, wilson
 
-THRESHOLD = 1 / 3
 COLUMNS = ("index", "d1", "d2", "ratio", "neighbor", "finite", "copied")
 
 
@@ -137,49 +137,6 @@ def summarize(table: Tensor) -> MemorizationResult:
         mean_d1=float(table[finite, COLUMNS.index("d1")].mean()),
         table=table,
     )
-
-
-def wilson(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (95 % by default); (0, 1), which excludes nothing, without trials."""
-    if not 0 <= successes <= total:
-        raise KineticError(f"successes must lie between 0 and the total {total}, got {successes}")
-    if total == 0:
-        return 0.0, 1.0
-    share, spread = successes / total, z * z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    low = 0.0 if successes == 0 else middle - half
-    return low, 1.0 if successes == total else middle + half
-
-
-@dataclass(frozen=True)
-class Validation:
-    """F_mem and its interval at one validation."""
-
-    step: int
-    epoch: int
-    f_mem: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Onset:
-    """The first validation whose interval lies above the null's, and the last one before it."""
-
-    at: Validation
-    before: Validation | None
-    null_f_mem: float
-    null_high: float
-
-
-def find_onset(history: Iterable[Validation], *, null_f_mem: float, null_high: float) -> Onset | None:
-    """Find the onset in validations of any order; None where no interval lies above the null's `null_high`."""
-    ordered: Sequence[Validation] = sorted(history, key=lambda validation: validation.step)
-    for number, validation in enumerate(ordered):
-        if validation.low > null_high:
-            return Onset(validation, ordered[number - 1] if number else None, null_f_mem, null_high)
-    return None
 
 
 def _valid_threshold(threshold: float) -> float:

@@ -1,15 +1,45 @@
 """The onset of copying: found in the history of validations, remembered in checkpoints, written to onset.json."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kinetic.memorization.copies import Onset, Validation, find_onset
 from kinetic.memorization.training_set import Null
 from kinetic.store.files import write_text
 
 BEFORE = "checkpoints/before-onset.ckpt"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """F_mem and its interval at one validation."""
+
+    step: int
+    epoch: int
+    f_mem: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Onset:
+    """The first validation whose interval lies above the null's, and the last one before it."""
+
+    at: Validation
+    before: Validation | None
+    null_f_mem: float
+    null_high: float
+
+
+def find_onset(history: Iterable[Validation], *, null_f_mem: float, null_high: float) -> Onset | None:
+    """Find the onset in validations of any order; None where no interval lies above the null's `null_high`."""
+    ordered: Sequence[Validation] = sorted(history, key=lambda validation: validation.step)
+    for number, validation in enumerate(ordered):
+        if validation.low > null_high:
+            return Onset(validation, ordered[number - 1] if number else None, null_f_mem, null_high)
+    return None
 
 
 class History:

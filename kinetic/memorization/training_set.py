@@ -1,81 +1,93 @@
-"""The training images that samples are compared with, and the held-out ones that the comparison is judged by."""
+"""The training images that samples are compared with: one door for validation, sampling and whatever audits them.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+It knows what counts as a copy (the threshold), what real images would count as (the null), which deterministic views
+belong to an image (its mirror image, where training flips), and what the images are called.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
-from kinetic.data.opening import Reference
+from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
-from kinetic.memorization.copies import MemorizationResult, memorization, prepare
+from kinetic.images import ImageSet
+from kinetic.memorization.copies import THRESHOLD, MemorizationResult, measure, memorization, prepare, summarize
 from kinetic.metrics.reference import ReferenceIndex
+from kinetic.store.settings import SavedConfig
 
 Range = tuple[float, float]
 MARGIN = 0.05  # of the reference's span: how far training images may reach beyond it
 FACTOR = 8.0  # how many times wider than theirs its span may be
+CACHE_BYTES = 2**30
+NULL_SAMPLES = 1000
 
 
-class Stream:
-    """The images of a data module as pairs (images [n, ...], ids [n]), read again each time or kept if they fit."""
+@dataclass(frozen=True)
+class Null:
+    """F_mem of held-out real images, what a model that copies nothing would have."""
 
-    def __init__(self, open_: Callable[[], Iterable[Any]], device: torch.device, cache_bytes: int) -> None:
-        self.open, self.device, self.cache_bytes = open_, device, cache_bytes
-        self.names: dict[int, str] = {}
-        self.kept: list[tuple[Tensor, Tensor]] | None = None
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.kept is not None:
-            yield from self.kept
-            return
-        kept: list[tuple[Tensor, Tensor]] | None = []
-        size = count = 0
-        for item in self.open():
-            images, ids, names = _unpacked(item, count)
-            count += len(images)
-            size += images.numel() * images.element_size()
-            self.names.update(zip(ids.tolist(), names, strict=False))
-            if kept is not None and size <= self.cache_bytes:
-                images = images.to(self.device)
-                kept.append((images, ids))
-            else:
-                kept = None
-            yield images, ids
-        self.kept = kept
-
-
-def _unpacked(item: Any, start: int) -> tuple[Tensor, Tensor, Iterable[str]]:
-    if isinstance(item, Tensor):
-        return item, torch.arange(start, start + len(item)), ()
-    images, ids, *names = item
-    return images, torch.as_tensor(ids), names[0] if names else ()
+    f_mem: float
+    high: float  # of its 95 % interval
+    count: int
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """An index of the training images with their names."""
+    """The training images, indexed, and by which rule a sample is a copy of one.
+
+    Attributes:
+        index: of the images, with their mirror images where training flips.
+        names: of the images by number.
+        threshold: a sample is a copy where d₁/d₂ is below it.
+        null: the same of held-out images; None where there are none.
+    """
 
     index: ReferenceIndex
     names: dict[int, str]
+    threshold: float = THRESHOLD
+    null: Null | None = None
 
     @classmethod
-    def of(cls, data: Any, *, device: torch.device, cache_bytes: int, seen: Range | None = None) -> "TrainingSet":
-        """Index what `data.reference()` yields; `seen` is the range of images in training.
+    def of(
+        cls,
+        data: Any,
+        *,
+        threshold: float = THRESHOLD,
+        null_samples: int | None = NULL_SAMPLES,
+        device: torch.device | str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+        seen: Range | None = None,
+    ) -> "TrainingSet":
+        """Index what `data.reference()` yields, and compare at most `null_samples` of `data.held_out()` with it.
 
-        Raises ValueError where there is no reference, fewer than two images, or images of another range.
+        Images stay on `device` if they take no more than `cache_bytes`. `seen` is the range of images in training.
+        Raises KineticError where there is no reference, fewer than two images, or images of another range.
         """
         if not callable(getattr(data, "reference", None)):
             raise KineticError("the trainer has no datamodule with a reference() to the training images")
         flip = isinstance(data, FlowDataModule) and data.flip
-        device = torch.device("cpu") if device.type == "mps" else device  # distances need float64
-        stream = Stream(
-            (lambda: data.reference(flips=False)) if flip else data.reference, device=device, cache_bytes=cache_bytes
-        )
-        index = prepare(ReferenceIndex.build(stream, flip=flip, device=device))
+        place = torch.device(device)
+        place = torch.device("cpu") if place.type == "mps" else place  # distances need float64
+        source = partial(data.reference, flips=False) if flip else data.reference
+        images = ImageSet.of(source, "the reference").kept(place, cache_bytes)
+        index = prepare(ReferenceIndex.build(images, flip=flip, device=place))
         _check_range(seen, (index.low, index.high))
-        return cls(index, stream.names)
+        null = _null_of(data, index, limit=null_samples, threshold=threshold)
+        return cls(index, images.names, threshold, null)
+
+    def measure(self, samples: Tensor, seeds: Tensor) -> Tensor:
+        """Compare samples [B, ...] with the images: rows [B, 7] float64 of `copies.COLUMNS`, on the CPU."""
+        return measure(samples, self.index, seeds, threshold=self.threshold).cpu()
+
+    def copies(self, samples: Tensor, seeds: Sequence[int] | Tensor) -> MemorizationResult:
+        """F_mem of samples [N, ...], and one row a sample."""
+        return summarize(self.measure(samples, torch.as_tensor(seeds)))
 
     def name(self, number: int) -> str:
         """Name of a training image: as the data module calls it, else its number; empty for none (-1)."""
@@ -90,26 +102,36 @@ class TrainingSet:
         images[mirrored < straight] = images[mirrored < straight].flip(-1)
         return images
 
+    def first(self, count: int) -> Tensor:
+        """Fetch the first `count` images [n, ...], for a picture."""
+        return self.index.images(self.index.ids.unique()[:count]).cpu()
 
-@dataclass(frozen=True)
-class Null:
-    """F_mem of held-out real images, what a model that copies nothing would have."""
 
-    f_mem: float
-    high: float  # of its 95 % interval
-    count: int
+def open_training_set(
+    run: Path, *, device: torch.device | str = "cpu", packages: tuple[str, ...] = ("kinetic",)
+) -> TrainingSet:
+    """Open the training set of a run as its own validations saw it; KineticError if it is another one by now."""
+    settings = SavedConfig.read(run)
+    threshold = settings.memorization("threshold")
+    limit = settings.memorization("null_samples", NULL_SAMPLES)
+    return TrainingSet.of(
+        open_data(run, packages),
+        threshold=THRESHOLD if threshold is None else float(threshold),
+        null_samples=None if limit is None else int(limit),
+        device=device,
+    )
 
-    @classmethod
-    def of(cls, data: Any, training: TrainingSet, *, limit: int | None, threshold: float) -> "Null | None":
-        """Compare the images of `data.held_out(limit)` with the training images; None where there are none."""
-        if limit == 0 or not callable(getattr(data, "held_out", None)):
-            return None
-        parts = [_unpacked(item, 0)[0] for item in data.held_out(limit)]
-        if not sum(map(len, parts)):
-            return None
-        images = torch.cat(parts)  # at once, as a streamed reference is read each time
-        result = memorization(images, training.index, threshold=threshold)
-        return cls(result.f_mem, result.high, result.total)
+
+def _null_of(data: Any, index: ReferenceIndex, *, limit: int | None, threshold: float) -> Null | None:
+    """Compare the images of `data.held_out(limit)` with the training images; None where there are none."""
+    if limit == 0 or not callable(getattr(data, "held_out", None)):
+        return None
+    # Whole, as a streamed reference is read at each comparison.
+    images = ImageSet.of(partial(data.held_out, limit), "the held-out set").whole()
+    if not len(images):
+        return None
+    result = memorization(images, index, threshold=threshold)
+    return Null(result.f_mem, result.high, result.total)
 
 
 def _check_range(seen: Range | None, have: Range) -> None:
@@ -123,14 +145,3 @@ def _check_range(seen: Range | None, have: Range) -> None:
             f"the reference has values in [{have[0]:.3g}, {have[1]:.3g}], but the images trained on lie in "
             f"[{seen[0]:.3g}, {seen[1]:.3g}]; let reference() yield them in the range of training"
         )
-
-
-def index_of(data: FlowDataModule, device: torch.device) -> ReferenceIndex:
-    """Prepare the training images for the search of nearest neighbours on `device`."""
-    source = Reference(data)
-    return ReferenceIndex.build(source, device=device, cache=source.small)
-
-
-def copies_among(x: Tensor, reference: ReferenceIndex, seeds: Sequence[int]) -> MemorizationResult:
-    """F_mem of samples `x` [N, ...]."""
-    return memorization(x.to(reference.device), reference, index=torch.tensor(seeds, device=reference.device))

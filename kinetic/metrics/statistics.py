@@ -1,5 +1,6 @@
 """What a trajectory says about copying without any training data: rank statistics that are undefined, not wrong."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from kinetic.errors import KineticError
 
+THRESHOLD = 1 / 3  # of d1/d2, below which a sample counts as a copy (Yoon et al., 2023), unless a run says otherwise
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -16,9 +19,10 @@ class Signal:
 
     name: str
     rho: float | None  # Spearman correlation with d1/d2: negative where large values mean copies
-    auroc: float | None  # chance that a copy has a larger value than another sample; 0.5 says nothing
+    auroc: float | None  # chance that a copy has a larger (of sign -1: a smaller) value than another; 0.5 says nothing
     n: int  # samples with a finite value and a finite d1/d2
     copies: int  # copies among them
+    sign: int = 0  # whether a large (1) or a small (-1) value is meant to show a copy, or neither is known (0)
 
 
 def spearman(a: Tensor, b: Tensor) -> float | None:
@@ -49,14 +53,34 @@ def auroc(score: Tensor, copied: Tensor) -> float | None:
     return float((rank_sum - ones * (ones + 1) / 2) / (ones * zeros))
 
 
-def signal_table(signals: Mapping[str, Tensor], ratio: Tensor, copied: Tensor) -> list[Signal]:
-    """Compare every signal [N] with d1/d2 and with the copies, over the samples for which d1/d2 [N] is finite."""
+def signal_table(
+    signals: Mapping[str, Tensor], ratio: Tensor, copied: Tensor, signs: Mapping[str, int] | None = None
+) -> list[Signal]:
+    """Compare every signal [N] with d1/d2 and with the copies, over the samples for which d1/d2 [N] is finite.
+
+    `signs` says of which signals a small value is meant to show a copy (-1): their AUROC is that of minus the signal.
+    """
     rows = []
     for name, signal in signals.items():
         keep = signal.detach().cpu().isfinite() & ratio.detach().cpu().isfinite()
         x, y, z = signal.detach().cpu()[keep], ratio.detach().cpu()[keep], copied.detach().cpu()[keep]
-        rows.append(Signal(name, spearman(x, y), auroc(x, z), int(keep.sum()), int(z.bool().sum())))
+        sign = (signs or {}).get(name, 0)
+        score = auroc(-x if sign < 0 else x, z)
+        rows.append(Signal(name, spearman(x, y), score, int(keep.sum()), int(z.bool().sum()), sign))
     return rows
+
+
+def wilson(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (95 % by default); (0, 1), which excludes nothing, without trials."""
+    if not 0 <= successes <= total:
+        raise KineticError(f"successes must lie between 0 and the total {total}, got {successes}")
+    if total == 0:
+        return 0.0, 1.0
+    share, spread = successes / total, z * z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    low = 0.0 if successes == 0 else middle - half
+    return low, 1.0 if successes == total else middle + half
 
 
 def _columns(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -1,102 +1,118 @@
-"""What `sample` draws from: the network of a run or a checkpoint, or a run's training set itself."""
+"""Open whatever can be followed: the network of a run or of a checkpoint, or a run's training set itself."""
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from kinetic.data.opening import Reference, labels_of_reference, open_data
+from kinetic.data.opening import labels_of_reference, open_data, small, training_images
 from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
-from kinetic.flow.guidance import Network
-from kinetic.models.checkpoint import load_network
+from kinetic.flow.field import Field
+from kinetic.models.checkpoint import LoadedNetwork, load_network
 from kinetic.store.files import sha256
 from kinetic.store.runs import CONFIG, LAST, find_run
 
+Weights = Literal["ema", "raw"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Something to draw samples from.
 
     Attributes:
-        net: called as net(x, t, labels).
-        shape: of one sample, without the batch axis.
-        num_classes: None where labels play no part.
-        home: folder that the results go to by default.
+        field: what is followed.
+        run: folder of the run it belongs to, None for a checkpoint that lies in no run.
+        home: folder that results go to by default.
         name: for people.
         identity: what the samples depend on, plain types.
+        measures: what the run measures beyond the standard, as its configuration names them.
     """
 
-    net: Network
-    shape: tuple[int, ...]
-    num_classes: int | None
+    field: Field
+    run: Path | None
     home: Path
     name: str
     identity: dict[str, Any]
+    measures: tuple[str | dict[str, Any], ...] = ()
 
 
-def open_origin(options: argparse.Namespace, run: Path | None, *, device: torch.device) -> Origin:
-    """Load what the options name; `device` is where the images of an empirical field are kept."""
-    if options.empirical:
-        assert run is not None  # --empirical and --checkpoint do not go together
-        return _empirical(run, trusted(options), conditional=options.labels is not None, device=device)
-    checkpoint = Path(options.checkpoint) if options.checkpoint else None
-    if checkpoint is None:
-        assert run is not None
-        checkpoint = run / LAST
-        if not checkpoint.is_file():
-            raise KineticError(f"run {run.name} has no checkpoint yet; train it until it has written one")
-    if options.weights not in (None, "ema", "raw"):
-        raise KineticError(f"unknown weights {options.weights!r}; choose from ema, raw")
-    loaded = load_network(checkpoint, weights=options.weights, packages=trusted(options))
-    home = run if run is not None else checkpoint.parent
+def open_run(
+    run: Path | str | None = None,
+    *,
+    root: Path | str = "runs",
+    weights: str | None = None,
+    packages: tuple[str, ...] = ("kinetic",),
+) -> Origin:
+    """Open the last checkpoint of a run: by name, by path, or (None) the newest.
+
+    `weights` is "ema", "raw", or None for the averaged ones where there are any; classes come from `packages` alone.
+    """
+    folder = find_run(Path(root), None if run is None else str(run))
+    checkpoint = folder / LAST
+    if not checkpoint.is_file():
+        raise KineticError(f"run {folder.name} has no checkpoint yet; train it until it has written one")
+    return open_checkpoint(checkpoint, weights=weights, packages=packages)
+
+
+def open_checkpoint(
+    checkpoint: Path | str, *, weights: str | None = None, packages: tuple[str, ...] = ("kinetic",)
+) -> Origin:
+    """Open a checkpoint that train.py wrote; its run is the folder it lies in, if that is one."""
+    checkpoint = Path(checkpoint)
+    if weights not in (None, "ema", "raw"):
+        raise KineticError(f"unknown weights {weights!r}; choose from ema, raw")
+    loaded = load_network(checkpoint, weights=weights, packages=packages)  # type: ignore[arg-type]
+    run = run_of(checkpoint)
     kind = "averaged" if loaded.weights == "ema" else "raw"
+    shown = run if run is not None and checkpoint.resolve() == run / LAST else checkpoint
     return Origin(
-        net=loaded.net,
-        shape=loaded.sample_shape,
-        num_classes=getattr(loaded.net, "num_classes", None),
-        home=home / "sampling",
-        name=f"{os.path.relpath(run or checkpoint)} at step {loaded.step:,} ({kind} weights)",
+        field=Field.of(loaded.net, shape=loaded.sample_shape),
+        run=run,
+        home=(run or checkpoint.parent) / "sampling",
+        name=f"{os.path.relpath(shown)} at step {loaded.step:,} ({kind} weights)",
         identity={
             "checkpoint": os.path.relpath(checkpoint),
             "sha256": sha256(checkpoint),
             "weights": loaded.weights,
             "step": loaded.step,
         },
+        measures=_measures(loaded),
     )
 
 
-def run_of(options: argparse.Namespace) -> Path | None:
-    """Find the run: named, that of the checkpoint, or the newest; None for a checkpoint that lies in no run."""
-    if options.checkpoint is None:
-        return find_run(Path(options.root), options.run)
-    folder = Path(options.checkpoint).resolve().parent.parent
+def run_of(checkpoint: Path) -> Path | None:
+    """Folder of the run that a checkpoint lies in; None where it lies in no run."""
+    folder = checkpoint.resolve().parent.parent
     return folder if (folder / CONFIG).is_file() else None
 
 
-def trusted(options: argparse.Namespace) -> tuple[str, ...]:
-    """Packages that classes may be imported from."""
-    return ("kinetic", *options.trust)
+def _measures(loaded: LoadedNetwork) -> tuple[str | dict[str, Any], ...]:
+    samples = loaded.hparams.get("samples")
+    return tuple(samples.get("measures") or ()) if isinstance(samples, dict) else ()
 
 
-def _empirical(run: Path, packages: tuple[str, ...], *, conditional: bool, device: torch.device) -> Origin:
-    data = open_data(run, packages)
-    source = Reference(data)
+def open_empirical(
+    run: Path | str | None = None,
+    *,
+    root: Path | str = "runs",
+    conditional: bool = False,
+    device: torch.device | str = "cpu",
+    packages: tuple[str, ...] = ("kinetic",),
+) -> Origin:
+    """Open the closed-form field of a run's training set, `conditional` on its labels; small sets lie on `device`."""
+    folder = find_run(Path(root), None if run is None else str(run))
+    data = open_data(folder, packages)
     labels = labels_of_reference(data) if conditional else None
     classes = data.num_classes if conditional else None
-    if source.small:
-        images = torch.cat([images for images, _ in source]).to(device)
-        net = EmpiricalVelocity(images, labels, num_classes=classes)
-    else:
-        net = EmpiricalVelocity(lambda: (images for images, _ in source), labels, num_classes=classes)
+    images = training_images(data)
+    net = EmpiricalVelocity(images.whole().to(device) if small(data) else images, labels, num_classes=classes)
     return Origin(
-        net=net,
-        shape=tuple(data.shape),
-        num_classes=classes,
-        home=run / "sampling",
-        name=f"the {data.num_reference:,} training images of {os.path.relpath(run)} (empirical flow matching)",
-        identity={"empirical": True, "data": data.name, "subset": sha256(run / "subset.txt")},
+        field=Field.of(net, shape=tuple(data.shape)),
+        run=folder,
+        home=folder / "sampling",
+        name=f"the {data.num_reference:,} training images of {os.path.relpath(folder)} (empirical flow matching)",
+        identity={"empirical": True, "data": data.name, "subset": sha256(folder / "subset.txt")},
     )

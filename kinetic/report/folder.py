@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from kinetic.flow.shaping import KTS
+from kinetic.metrics.statistics import THRESHOLD
 from kinetic.plots import Curve
 from kinetic.report.sources import (
     Metrics,
@@ -19,8 +21,8 @@ from kinetic.report.sources import (
     read_rows,
     read_table,
     reading,
-    setting,
 )
+from kinetic.store.settings import SavedConfig
 
 
 class Run:
@@ -49,13 +51,25 @@ class Run:
         """The settings as they were written."""
         return reading(self.folder / "config.yaml", lambda file: file.read_text(encoding="utf-8", errors="replace"))
 
-    def setting(self, key: str, default: float) -> float:
-        """A number from anywhere in the settings, or `default`."""
+    @cached_property
+    def settings(self) -> SavedConfig:
+        """The settings; none where they cannot be read."""
         try:
-            found = number(setting(yaml.safe_load(self.config_text), key))
+            return SavedConfig.parse(self.config_text)
         except (Unavailable, yaml.YAMLError):
-            return default
-        return found if math.isfinite(found) else default
+            return SavedConfig()
+
+    @property
+    def tau(self) -> float:
+        """Where early energy turns into late energy in the run's validations."""
+        found = number(self.settings.tau)
+        return found if math.isfinite(found) else KTS.preset("off").tau
+
+    @property
+    def threshold(self) -> float:
+        """Below which d₁/d₂ a sample is a copy, by the run's own rule."""
+        found = number(self.settings.memorization("threshold"))
+        return found if math.isfinite(found) else THRESHOLD
 
     @cached_property
     def f_mem(self) -> Curve:

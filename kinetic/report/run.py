@@ -72,7 +72,7 @@ def _summary(run: Run) -> str:
     kpe, f_mem, onset = (_attempt(run, name) for name in ("kpe", "f_mem", "onset"))
     step, fraction = _last(f_mem)
     try:
-        words = onset_words(run.onset, step, fraction)
+        words = onset_words(run.onset, step, fraction, threshold=run.threshold)
     except Unavailable as reason:
         words = paragraph("When the model starts to copy its training images, if it does, is not known here.", "lead")
         words += paragraph(f"{reason} It is written where a training reference and held-out images are at hand.")
@@ -158,7 +158,7 @@ def _power(run: Run) -> str:
     rows = read_table(run.folder / "profiles.parquet", ("step", "t", "mean", "q25", "q75"))
     columns = {name: by_step(rows, name) for name in ("t", "mean", "q25", "q75")}
     profiles = {step: Profile(*(columns[name][step] for name in columns)) for step in columns["t"]}
-    figure = power_profiles(profiles, tau=run.setting("tau", 0.6))
+    figure = power_profiles(profiles, tau=run.tau)
     caption = (
         "Power of the field along the path, mean over the samples: where on the way from noise to data the energy goes."
     )
@@ -173,8 +173,7 @@ def _scatter(run: Run) -> str:
         raise Unavailable(f"kpe.parquet has no energies for step {step:,}, the last with distances.")
     by_seed = dict(zip(by_step(run.kpe, "seed")[step].tolist(), energy.tolist(), strict=True))
     matched = [by_seed.get(seed, math.nan) for seed in near["seed"].tolist()]
-    threshold = run.setting("threshold", 1 / 3)
-    figure = energy_scatter(matched, near["ratio"], threshold=threshold, copied=near["copied"])
+    figure = energy_scatter(matched, near["ratio"], threshold=run.threshold, copied=near["copied"])
     copies = int(np.sum(near["copied"] > 0))
     alt = f"Energy against d1/d2 of {len(matched)} samples at step {step:,}; {copies} are copies."
     caption = f"Samples of the last validation, step {step:,}. Towards the left: close to one training image alone."

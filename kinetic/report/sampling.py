@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from kinetic.errors import KineticError
+from kinetic.metrics.statistics import THRESHOLD
 from kinetic.plots import energy_ridge, settings_figure
 from kinetic.report.page import Section, chart, paragraph, picture, render, table
-from kinetic.report.sources import Unavailable, number, read_picture, read_rows, reading
-from kinetic.report.words import COPY_RULE, finite_mean
+from kinetic.report.sources import Unavailable, number, read_json, read_picture, read_rows, reading
+from kinetic.report.words import copy_rule, finite_mean
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
 
-_ENERGIES = ("energy", "field_energy", "early", "late", "late_fraction", "final_power", "drift")
-_NAMES = ("energy", "of the field", "early", "late", "late fraction", "final power", "endpoint drift")
+_NAMES = {"field_energy": "of the field", "drift": "endpoint drift"}
+# Columns of energies.csv that no trajectory brings.
+_OTHERS = ("setting", "seed", "label", "nfe", "moved", "d1", "d2", "ratio", "copied", "neighbor")
 
 
 class Samples:
@@ -33,6 +35,26 @@ class Samples:
         for row in read_rows(self.folder / "energies.csv", ("seed", "energy")):
             groups.setdefault(row.get("setting", "samples"), []).append(row)
         return groups
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """The columns of energies.csv that were measured on the way, in their order."""
+        rows = next(iter(self.energies.values()))
+        return [name for name in rows[0] if name not in _OTHERS]
+
+    @cached_property
+    def memorization(self) -> dict[str, Any]:
+        """The content of memorization.json."""
+        return read_json(self.folder / "memorization.json")
+
+    @property
+    def threshold(self) -> float:
+        """Below which d₁/d₂ a sample counted as a copy."""
+        try:
+            found = number(self.memorization.get("threshold"))
+        except Unavailable:
+            return THRESHOLD
+        return found if math.isfinite(found) else THRESHOLD
 
     @cached_property
     def compare(self) -> list[dict[str, str]]:
@@ -58,7 +80,10 @@ def write_sampling_report(out_dir: str | Path) -> Path:
     energies = Section("energies", "Energies", lambda: _energies(samples))
     settings = Section("settings", "Settings", lambda: _settings(samples))
     subtitle = "The same seeds under several settings" if comparing else "Generated samples and their energies"
-    sections = (*compared, energies, settings) if comparing else (energies, images, settings)
+    copies = Section("copies", "Copies of training images", lambda: _copies(samples))
+    signals = Section("signals", "Signals of copying", lambda: _signals(samples))
+    rest = (copies, signals, settings)
+    sections = (*compared, energies, *rest) if comparing else (energies, images, *rest)
     page = render(f"Samples in {folder.name}", subtitle, sections)
     target = folder / "report.html"
     write_text(target, page)
@@ -78,7 +103,11 @@ def _comparison(samples: Samples) -> str:
         f"{name}: F_mem {percent(f)}, mean energy {short(e)}"
         for name, f, e in zip(names, columns["f_mem"], columns["energy"], strict=True)
     )
-    return paragraph(COPY_RULE) + chart(figure, "comparison", said) + table(_HEAD, list(map(_row, rows)), _CAPTION)
+    return (
+        paragraph(copy_rule(samples.threshold))
+        + chart(figure, "comparison", said)
+        + table(_HEAD, list(map(_row, rows)), _CAPTION)
+    )
 
 
 _HEAD = [
@@ -112,9 +141,14 @@ def _energies(samples: Samples) -> str:
         figure = _picture(samples, "energies.png", f"Distribution of energies, and power over time. {alt}", card=True)
     except Unavailable:
         figure = chart(energy_ridge(energy, ylabel="setting" if len(groups) > 1 else ""), "energies", alt)
-    rows = [[name, *(_spread(_column(rows, key)) for key in _ENERGIES)] for name, rows in groups.items()]
+    names = samples.measured
+    rows = [[name, *(_spread(_column(rows, key)) for key in names)] for name, rows in groups.items()]
     caption = "Mean ± standard deviation over the samples, energies in squared pixel units."
-    return figure + table(["", *_NAMES], rows, caption) + _broken(groups)
+    return (
+        figure
+        + table(["", *(_NAMES.get(name, name.replace("_", " ")) for name in names)], rows, caption)
+        + _broken(groups)
+    )
 
 
 def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
@@ -131,6 +165,43 @@ def _broken(groups: dict[str, list[dict[str, str]]]) -> str:
             listed = ", ".join(seeds[:20]) + (" and others" if len(seeds) > 20 else "")
             text += paragraph(f"{len(seeds)} of {len(rows)} ({name}) did not stay finite: seeds {listed}.")
     return text
+
+
+def _copies(samples: Samples) -> str:
+    """F_mem of every setting beside the null, and by which rule."""
+    found = samples.memorization
+    null, rows = found.get("null"), []
+    for name, one in (found.get("settings") or {}).items():
+        low, high = number(one.get("low")), number(one.get("high"))
+        counts = f"{number(one.get('copied')):,.0f} of {number(one.get('total')):,.0f}"
+        rows.append([name, counts, percent(number(one.get("f_mem"))), f"{percent(low)} to {percent(high)}"])
+    if not isinstance(null, dict):
+        said = "No held-out images were at hand to say what real images would count as."
+    else:
+        count, share, high = (number(null.get(name)) for name in ("count", "f_mem", "high"))
+        said = f"Of {count:,.0f} held-out real images {percent(share)} would count (upper limit {percent(high)})."
+    caption = "Fraction of samples that are copies, with its 95 % interval."
+    return paragraph(f"{copy_rule(samples.threshold)} {said}") + table(
+        ["", "copies", "F_mem", "interval"], rows, caption
+    )
+
+
+def _signals(samples: Samples) -> str:
+    """How well each measured column picks out the copies."""
+    rows = []
+    for row in read_rows(samples.folder / "signals.csv", ("setting", "signal", "auroc")):
+        small = " (small)" if row.get("sign") == "-1" else ""
+        figures = [_two(row.get("auroc")), _two(row.get("rho"))]
+        rows.append([row["setting"], f"{row['signal'].replace('_', ' ')}{small}", *figures])
+    words = (
+        "AUROC is the chance that a copy has a larger value than another sample (a smaller one where it says small); "
+        "0.5 says nothing. ρ is the rank correlation with d₁/d₂. A dash: undefined, as without copies."
+    )
+    return paragraph(words) + table(["setting", "signal", "AUROC for copies", "Spearman ρ with d₁/d₂"], rows, "")
+
+
+def _two(text: str | None) -> str:
+    return f"{value:.2f}" if math.isfinite(value := number(text)) else "–"
 
 
 def _picture(samples: Samples, name: str, alt: str, *, card: bool = False) -> str:

@@ -109,17 +109,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def setting(config: Any, key: str) -> Any:
-    """Find the first value under `key` anywhere in nested settings; None where there is none."""
-    if isinstance(config, dict):
-        if key in config:
-            return config[key]
-        config = list(config.values())
-    if isinstance(config, list):
-        return next((found for item in config if (found := setting(item, key)) is not None), None)
-    return None
-
-
 @dataclass(frozen=True)
 class Picture:
     """An image as a data URI, with its size in pixels and the step in its file name (-1: none)."""

@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from kinetic.metrics.statistics import THRESHOLD
 from kinetic.report.page import paragraph
 from kinetic.report.sources import number
 from kinetic.text import percent, short
 
-COPY_RULE = (
-    "A sample counts as a copy when its nearest training image is less than a third as far away as the second-nearest "
-    "one (d₁/d₂ < 1/3); F_mem is the fraction of such samples."
-)
+
+def copy_rule(threshold: float = THRESHOLD) -> str:
+    """Say when a sample counts as a copy."""
+    usual = abs(threshold - 1 / 3) < 1e-9
+    share, rule = ("a third", "1/3") if usual else (f"{threshold:.3g} times", f"{threshold:.3g}")
+    return (
+        f"A sample counts as a copy when its nearest training image is less than {share} as far away as the "
+        f"second-nearest one (d₁/d₂ < {rule}); F_mem is the fraction of such samples."
+    )
 
 
 def where(step: float, epoch: float = math.nan) -> str:
@@ -23,24 +29,24 @@ def where(step: float, epoch: float = math.nan) -> str:
     return f"step {step:,.0f}{known}"
 
 
-def onset_words(onset: Mapping[str, Any], last_step: float, last_f_mem: float) -> str:
+def onset_words(onset: Mapping[str, Any], last_step: float, last_f_mem: float, *, threshold: float = THRESHOLD) -> str:
     """Explain the onset, or its absence, and what follows from it; `onset` is the content of onset.json."""
     step = number(onset.get("step"))
     if math.isfinite(step):
-        return _found(onset, step, last_step, last_f_mem)
+        return _found(onset, step, last_step, last_f_mem, threshold)
     if not math.isfinite(last_f_mem):
         return paragraph("No onset of copying is recorded, and F_mem has not been measured yet.", "lead")
     return (
         paragraph(f"No sign of copying up to {where(last_step)}.", "lead")
         + paragraph(
             f"At no validation did the 95 % interval of F_mem rise above that of held-out real images, which the model "
-            f"has never seen; the last F_mem is {percent(last_f_mem)}. {COPY_RULE}"
+            f"has never seen; the last F_mem is {percent(last_f_mem)}. {copy_rule(threshold)}"
         )
         + paragraph("What to do next: draw images with `sample.py`, or train longer and look again.")
     )
 
 
-def _found(onset: Mapping[str, Any], step: float, last_step: float, last_f_mem: float) -> str:
+def _found(onset: Mapping[str, Any], step: float, last_step: float, last_f_mem: float, threshold: float) -> str:
     f_mem, low, high, null, null_high = (
         number(onset.get(name)) for name in ("f_mem", "low", "high", "null_f_mem", "null_high")
     )
@@ -55,7 +61,7 @@ def _found(onset: Mapping[str, Any], step: float, last_step: float, last_f_mem: 
             f"taken for copies (upper limit {percent(null_high)}). This is the first validation whose interval lies "
             f"wholly above that of the held-out images, so chance is a poor explanation.{later}"
         )
-        + paragraph(COPY_RULE)
+        + paragraph(copy_rule(threshold))
         + paragraph(_advice(onset.get("checkpoint")))
     )
 

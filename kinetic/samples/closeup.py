@@ -7,11 +7,11 @@ import torch
 
 from kinetic.data.pixels import to_uint8
 from kinetic.errors import KineticError
+from kinetic.flow.field import Field
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import Labels, labels_for
-from kinetic.models.opening import Origin
 from kinetic.plots import save, trajectory_figure
-from kinetic.samples.export import ENERGIES, is_picture, png
+from kinetic.samples.export import png
 from kinetic.store.files import replacing
 from kinetic.text import aligned
 
@@ -19,7 +19,7 @@ SNAPSHOTS = 9  # states on the way that are shown
 
 
 def draw_one(
-    origin: Origin,
+    field: Field,
     seed: int,
     *,
     labels: Labels,
@@ -31,18 +31,10 @@ def draw_one(
     """Draw the sample of `seed`, write it and its energy curve to `folder`, and return what to print."""
     if seed < 0:
         raise KineticError(f"--index is a seed of at least 0, got {seed}")
-    net = origin.net.to(device) if isinstance(origin.net, torch.nn.Module) else origin.net
-    label = labels_for(torch.tensor([seed]), labels, origin.num_classes)
-    found = draw(
-        net,
-        [seed],
-        shape=origin.shape,
-        labels=label,
-        sampler=sampler,
-        device=device,
-        precision=precision,
-        keep_path=1,
-    )
+    if isinstance(field.net, torch.nn.Module):
+        field.net.to(device)
+    label = labels_for(torch.tensor([seed]), labels, field.num_classes)
+    found = draw(field, [seed], labels=label, sampler=sampler, device=device, precision=precision, keep_path=1)
     assert found.path is not None  # keep_path=1
     assert found.path_times is not None
     energy = float(found.energy[0])
@@ -51,18 +43,18 @@ def draw_one(
     figure = trajectory_figure(
         found.times,
         found.power[:, 0],
-        found.path[chosen.to(found.path.device), 0] if len(origin.shape) == 3 else None,
+        None if field.space == "points" else found.path[chosen.to(found.path.device), 0],
         found.path_times[chosen],
         gain=None if sampler.kts.is_off else sampler.kts.gain(found.times),
         tau=sampler.kts.tau,
         title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: energy {energy:.4g}",
     )
     save(figure, written[0])
-    if is_picture(origin.shape):
+    if field.space == "pixels":
         written.insert(0, folder / f"sample-{seed}.png")
         with replacing(written[0]) as beside:
             beside.write_bytes(png(to_uint8(found.x)[0].cpu().numpy()))
     lines = [["seed", str(seed)], *([] if label is None else [["class", str(int(label))]])]
-    lines += [[name, f"{float(getattr(found, name)[0]):.6g}"] for name in ENERGIES]
+    lines += [[name, f"{float(values[0]):.6g}"] for name, values in found.columns.items()]
     lines.append(["evaluations", str(found.nfe)])
     return "\n".join([aligned(lines), *map(os.path.relpath, written)])

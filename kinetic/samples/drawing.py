@@ -1,7 +1,7 @@
 """Drawing many samples under Lightning's `Trainer.predict`: on one process or several, and batch by batch to disk."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kinetic.errors import KineticError
-from kinetic.flow.guidance import Network
-from kinetic.flow.integration import IntegrationError, Trajectory
+from kinetic.flow.energy import STANDARD
+from kinetic.flow.field import Field
+from kinetic.flow.measures import Measure
+from kinetic.flow.motion import IntegrationError
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import Labels, labels_for
-from kinetic.samples.export import Part, holds, part_of, read_part, write_part
+from kinetic.flow.trajectory import Trajectory
+from kinetic.memorization.detectors import Response, renoise
+from kinetic.samples.parts import Part, holds, part_of, read_part, write_part
 from kinetic.tensors import chunks
 
 Job = dict[str, Any]  # {"setting": str, "number": int, "seeds": int64 [B], "labels": int64 [B] or None}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How samples are drawn under one name; `finish` turns a trajectory into what is reported."""
-
-    sampler: Sampler
-    wrap: Callable[[Network], Network] = lambda net: net
-    finish: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise KineticError("there is nothing to draw: pass --num of 1 or more")
+        if self.batch_size < 1:
+            raise KineticError(f"--batch-size must be at least 1, got {self.batch_size}")
         self.label_of(self.seeds[:1])
 
     def label_of(self, seeds: Sequence[int]) -> Tensor | None:
@@ -73,28 +70,30 @@ class Plan:
             if not holds(self.path(setting, number), seeds)
         ]
 
-    def parts(self, setting: str) -> Iterator[Part]:
-        """Read the parts of a setting, in the order of the seeds."""
+    def parts(self) -> Iterator[dict[str, Part]]:
+        """Read batch after batch, each under every setting, in the order of the seeds."""
         for number, _ in self.batches():
-            yield read_part(self.path(setting, number))
+            yield {setting: read_part(self.path(setting, number)) for setting in self.settings}
 
 
 class SamplingModule(LightningModule):
-    """A network with the settings to draw samples under."""
+    """A field with the settings to draw samples under."""
 
     def __init__(
         self,
-        net: Network,
-        settings: Mapping[str, Setting],
+        field: Field,
+        samplers: Mapping[str, Sampler],
         plan: Plan,
         *,
-        shape: Sequence[int],
         precision: str = "32",
+        measures: Sequence[Measure] = STANDARD,
+        response: bool = False,
     ) -> None:
-        """Take samples of `shape`, without the batch axis; `precision` holds for the network alone."""
+        """Say what is drawn; `precision` holds for the network alone, `response` asks for the re-noising response."""
         super().__init__()
-        self.net, self.settings, self.plan = net, dict(settings), plan
-        self.shape, self.draw_precision = tuple(shape), precision
+        self.net = field.net  # where Lightning finds it, to move it to the device
+        self.field, self.samplers, self.plan = field, dict(samplers), plan
+        self.draw_precision, self.measures, self.response = precision, tuple(measures), response
 
     def predict_dataloader(self) -> DataLoader:
         """This process's share of the batches that are missing, as the first process sees them."""
@@ -104,26 +103,26 @@ class SamplingModule(LightningModule):
         share = jobs[self.trainer.global_rank :: self.trainer.world_size] or jobs[:1]  # none may stand idle
         return DataLoader(Jobs(share), batch_size=None, collate_fn=_same)
 
+    def transfer_batch_to_device(self, batch: Job, device: torch.device, dataloader_idx: int) -> Job:
+        """Leave seeds and labels on the host, where noise is drawn and labels are checked."""
+        return batch
+
     def predict_step(self, batch: Job, batch_idx: int, dataloader_idx: int = 0) -> Trajectory:
-        """Draw the samples of {"setting", "seeds", "labels"}; what goes wrong becomes a ValueError with advice."""
-        setting, seeds = self.settings[batch["setting"]], batch["seeds"].tolist()
+        """Draw the samples of {"setting", "seeds", "labels"}; what goes wrong becomes a KineticError with advice."""
+        sampler, seeds = self.samplers[batch["setting"]], batch["seeds"].tolist()
+        field = replace(self.field, net=self.net)
+        options: dict[str, Any] = {"labels": batch["labels"], "sampler": sampler, "precision": self.draw_precision}
         try:
-            trajectory = draw(
-                setting.wrap(self.net),
-                seeds,
-                shape=self.shape,
-                labels=batch["labels"],
-                sampler=setting.sampler,
-                device=self.device,
-                precision=self.draw_precision,
-            )
+            drawn = draw(field, seeds, device=self.device, measures=self.measures, **options)
+            if not self.response or sampler.end < 1:
+                return drawn
+            return drawn.with_column(Response(), renoise(field, drawn.x, seeds, **options))
         except IntegrationError as error:
             raise KineticError(f"seeds {seeds[0]} to {seeds[-1]}: {error}") from None
         except torch.OutOfMemoryError:
             raise KineticError(
                 f"out of memory with {len(seeds)} samples at a time; pass a smaller --batch-size"
             ) from None
-        return setting.finish(trajectory)
 
 
 class Jobs(Dataset):
@@ -162,8 +161,9 @@ class PartWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the part."""
-        part = part_of(outputs, batch["seeds"], batch["labels"], exact=self.exact)
         assert isinstance(pl_module, SamplingModule)
+        pictures = pl_module.field.space == "pixels"
+        part = part_of(outputs, batch["seeds"], batch["labels"], pictures=pictures, exact=self.exact)
         write_part(pl_module.plan.path(batch["setting"], batch["number"]), part)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

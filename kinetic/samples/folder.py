@@ -13,13 +13,23 @@ import torch
 import yaml
 
 from kinetic.errors import KineticError
-from kinetic.flow.sampling import seed_range
-from kinetic.samples.export import is_picture
+from kinetic.flow.seeds import seed_range, seed_text
 from kinetic.store.files import write_text
 
 RECORD = "sample.yaml"
 PARTS = ".parts"  # each batch as it was drawn; what the files are made from, and what an interrupted run continues
-FILES = ("samples.npz", "energies.csv", "energies.png", "grid.png", "compare.csv", "compare.png", "report.html")
+FILES = (
+    "samples.npz",
+    "samples.parquet",
+    "energies.csv",
+    "energies.png",
+    "grid.png",
+    "signals.csv",
+    "memorization.json",
+    "compare.csv",
+    "compare.png",
+    "report.html",
+)
 FOLDERS = ("images", "shards", PARTS)
 
 
@@ -111,20 +121,11 @@ def _version() -> str:
         return "unknown"
 
 
-def seed_text(seeds: Sequence[int]) -> str:
-    """Write rising seeds as `seed_range` reads them: 0-63,70."""
-    runs: list[list[int]] = []
-    for seed in seeds:
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
-        else:
-            runs.append([seed, seed])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def check_room(folder: Path, shape: Sequence[int], *, samples: int, copies: int, steps: int, exact: bool) -> None:
-    """Raise ValueError if `samples` of `shape` in `copies` files, and their parts, would not fit on the disk."""
-    width = 1 if is_picture(shape) else 4
+def check_room(
+    folder: Path, shape: Sequence[int], *, pictures: bool, samples: int, copies: int, steps: int, exact: bool
+) -> None:
+    """Raise KineticError if `samples` of `shape` in `copies` files, and their parts, would not fit on the disk."""
+    width = 1 if pictures else 4
     each = math.prod(shape) * (width * copies + (4 if exact else width)) + 4 * steps + 400
     needed = int(1.05 * samples * each) + 5 * 2**20
     needed -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # there, or to be replaced

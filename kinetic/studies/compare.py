@@ -1,25 +1,26 @@
-"""The same seeds under several settings: a table, a picture and what the copies are."""
+"""The same seeds under several settings, as rows: energies, copies with their interval, and how far samples moved."""
 
 import csv
 import io
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kinetic.data import FlowDataModule
 from kinetic.flow.shaping import PRESETS
-from kinetic.memorization.copies import MemorizationResult
-from kinetic.memorization.training_set import copies_among, index_of
-from kinetic.metrics.reference import ReferenceIndex
+from kinetic.memorization.training_set import TrainingSet
 from kinetic.plots import compare_grid, save
-from kinetic.samples.drawing import Plan
-from kinetic.samples.export import is_picture, write_energies
-from kinetic.samples.figures import finite_column
+from kinetic.samples.copying import copies_in, signals_of
+from kinetic.samples.table import SampleTable
 from kinetic.store.files import write_text
 from kinetic.studies.controls import noised
+from kinetic.studies.experiment import Batch, Derive, Take
 from kinetic.text import aligned, cell
 
 COLUMNS = 10  # seeds in the picture
@@ -34,7 +35,7 @@ class Row:
         n: samples, those that are not finite included.
         energy: mean over the finite samples, as are `field_energy` and `late_fraction`.
         f_mem: fraction of copies, with its 95 % interval `low` to `high`.
-        residual: mean Euclidean distance from the same seeds under `off`.
+        residual: mean Euclidean distance from the same seeds under the first setting.
     """
 
     setting: str
@@ -51,59 +52,35 @@ class Row:
 FIELDS = tuple(Row.__dataclass_fields__)
 
 
-def compare(
-    folder: Path, plan: Plan, data: FlowDataModule | None, *, controls: bool, device: torch.device
-) -> list[Row]:
-    """Turn the parts of every setting of `plan` to files and rows; `off` comes first, F_mem needs the `data`."""
-    write_energies(folder / "energies.csv", {name: plan.parts(name) for name in plan.settings})
-    samples = {name: torch.cat([part.images() for part in plan.parts(name)]) for name in plan.settings}
-    means = {name: _means(plan, name) for name in plan.settings}
-    moved = {name: (x - samples["off"]).flatten(1).norm(dim=1) for name, x in samples.items()}
-    if controls:
-        for name in (name for name in plan.settings if name in PRESETS and name != "off"):
-            key = f"off, noise as {name}"
-            samples[key], moved[key] = noised(samples["off"], moved[name], plan.seeds), moved[name]
-    reference = None if data is None else index_of(data, device)
-    rows = [
-        _row(name, x, moved[name], means.get(name, (math.nan,) * 3), plan, reference) for name, x in samples.items()
-    ]
-    write_rows(folder / "compare.csv", rows)
-    if is_picture(samples["off"].shape[1:]) or samples["off"].ndim == 4:
-        shown = {name: x[:COLUMNS] for name, x in samples.items()}
-        save(compare_grid(shown, seeds=plan.seeds[:COLUMNS]), folder / "compare.png")
-    return rows
+def noise_controls(settings: Sequence[str], *, first: str = "off") -> dict[str, Derive]:
+    """For every shaped setting, the samples of `first` moved as far by noise, which is no shaping at all."""
+    shaped = [name for name in settings if name in PRESETS and name != first]
+    return {f"{first}, noise as {name}": partial(_as_far, first=first, name=name) for name in shaped}
 
 
-def _means(plan: Plan, setting: str) -> tuple[float, float, float]:
-    columns = []
-    for name in ("energy", "field_energy", "late_fraction"):
-        values = finite_column(plan, setting, name)
-        columns.append(float(values.mean()) if values.size else math.nan)
-    return columns[0], columns[1], columns[2]
+def _as_far(
+    images: dict[str, Tensor], moved: dict[str, Tensor], seeds: Sequence[int], *, first: str, name: str
+) -> tuple[Tensor, Tensor]:
+    return noised(images[first], moved[name], seeds), moved[name]
 
 
-def _row(
-    name: str,
-    x: Tensor,
-    moved: Tensor,
-    means: tuple[float, ...],
-    plan: Plan,
-    reference: ReferenceIndex | None,
-) -> Row:
-    found: MemorizationResult | None = None
-    if reference is not None:
-        found = copies_among(x, reference, plan.seeds)
-    finite = moved[moved.isfinite()]
+def rows_of(tables: Mapping[str, SampleTable]) -> list[Row]:
+    """One row for each setting."""
+    return [_row(name, table) for name, table in tables.items()]
+
+
+def _row(name: str, table: SampleTable) -> Row:
+    found = copies_in(table)
     return Row(
         setting=name,
-        n=len(x),
-        energy=means[0],
-        field_energy=means[1],
-        late_fraction=means[2],
+        n=len(table),
+        energy=table.mean("energy"),
+        field_energy=table.mean("field_energy"),
+        late_fraction=table.mean("late_fraction"),
         f_mem=math.nan if found is None else found.f_mem,
         low=math.nan if found is None else found.low,
         high=math.nan if found is None else found.high,
-        residual=float(finite.mean()) if len(finite) else math.nan,
+        residual=table.mean("moved"),
     )
 
 
@@ -123,7 +100,7 @@ def _cell(value: str | int | float) -> str:
     return f"{value:.9g}" if math.isfinite(value) else ""
 
 
-def table(rows: list[Row]) -> str:
+def table_of(rows: list[Row]) -> str:
     """Lay the rows out for a terminal."""
     head = ["setting", "energy", "of the field", "late part", "F_mem", "95 % interval", "moved from off"]
     body = [
@@ -139,3 +116,38 @@ def table(rows: list[Row]) -> str:
         for row in rows
     ]
     return aligned([head, *body])
+
+
+@contextmanager
+def comparison_picture(path: Path) -> Iterator[Take]:
+    """Draw the first seeds under every setting, drawn or derived, one row a setting."""
+    shown: dict[str, Tensor] = {}
+    seeds: list[int] = []
+
+    def take(batch: Batch, images: dict[str, Tensor]) -> None:
+        missing = COLUMNS - len(seeds)
+        if missing > 0:
+            seeds.extend(next(iter(batch.values())).table.seeds.tolist()[:missing])
+            shown.update({name: torch.cat([shown.get(name, x[:0]), x[:missing]]) for name, x in images.items()})
+
+    yield take
+    if next(iter(shown.values())).ndim == 4:
+        save(compare_grid(shown, seeds=seeds), path)
+
+
+def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: TrainingSet) -> None:
+    """Write memorization.json (rule, null, F_mem of each setting) and signals.csv (what picks out the copies)."""
+    found = {name: result._asdict() for name, table in tables.items() if (result := copies_in(table)) is not None}
+    for figures in found.values():
+        figures.pop("table")
+    null = None if training_set.null is None else asdict(training_set.null)
+    record = {"threshold": training_set.threshold, "null": null, "settings": found}
+    write_text(folder / "memorization.json", json.dumps(record, indent=2) + "\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["setting", "signal", "sign", "rho", "auroc", "n", "copies"])
+    for name, table in tables.items():
+        for s in signals_of(table):
+            numbers = [_cell(math.nan if value is None else value) for value in (s.rho, s.auroc)]
+            writer.writerow([name, s.name, s.sign, *numbers, s.n, s.copies])
+    write_text(folder / "signals.csv", buffer.getvalue())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetic.errors import KineticError
+from kinetic.flow.field import Field
 
 
 class AveragedNetwork(nn.Module):
@@ -24,18 +25,22 @@ class AveragedNetwork(nn.Module):
         if not 0 <= decay < 1:
             raise KineticError(f"ema_decay must lie in [0, 1), got {decay}; use null for no averaging")
         self.decay = decay
-        self.network = deepcopy(network).float().requires_grad_(False).eval()
+        copied = deepcopy(network)
+        wide = all(p.dtype == torch.float32 for p in copied.parameters())
+        self.network = (copied if wide else copied.float()).requires_grad_(False).eval()
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._count: int | None = 0  # the same on the host, None until it is read from loaded weights
+        self.register_load_state_dict_post_hook(_forget_count)
 
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the network, None if it is unconditional."""
-        return getattr(self.network, "num_classes", None)
+        return Field.of(self.network).num_classes
 
     @property
     def sample_shape(self) -> tuple[int, ...] | None:
         """Shape of one sample of the network, if it states one."""
-        return getattr(self.network, "sample_shape", None)
+        return Field.of(self.network).shape
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Evaluate the averaged network."""
@@ -47,8 +52,11 @@ class AveragedNetwork(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take one averaging step towards `network`, whose parameters have the same names and shapes."""
-        n = int(self.updates) + 1
+        """Take one averaging step towards `network`, whose parameters have the same names and shapes.
+
+        The host counts along, so that it does not have to wait for the device.
+        """
+        n = self._count = (int(self.updates) if self._count is None else self._count) + 1
         weight = 1 - min(self.decay, (1 + n) / (10 + n))
         ours: list[Tensor] = list(self.network.parameters())
         torch._foreach_lerp_(ours, [p.detach().float() for p in network.parameters()], weight)
@@ -64,3 +72,8 @@ class AveragedNetwork(nn.Module):
             return tensor.to(moved.device) if tensor.is_floating_point() else moved
 
         return super()._apply(keep_float32, recurse)
+
+
+def _forget_count(averaged: nn.Module, keys: Any) -> None:
+    """Have the number of updates read anew after other weights were loaded."""
+    averaged._count = None  # type: ignore[assignment]

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from kinetic.errors import KineticError
 from kinetic.store.files import replacing, write_text
+from kinetic.training.lightning import is_offline
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 HOST = "api.wandb.ai"
@@ -120,7 +121,7 @@ class QuietWandb(WandbLogger):
     @rank_zero_only
     def remember(self, folder: Path) -> None:
         """Start the run, and keep its id in the run folder."""
-        mode = "offline" if self._offline else "online"
+        mode = "offline" if is_offline(self) else "online"
         self._guarded(lambda: write_text(folder / MEMORY, json.dumps({"id": self.experiment.id, "mode": mode})))
 
     @rank_zero_only

@@ -1,7 +1,7 @@
 """Training of a conditional flow-matching model as a LightningModule."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +14,26 @@ from torch.utils.data import DataLoader
 from kinetic.build import ClassConfig, build_trusted
 from kinetic.data.fit import check_fit
 from kinetic.errors import KineticError
-from kinetic.flow.integration import Trajectory
+from kinetic.flow.energy import STANDARD
+from kinetic.flow.field import Field
+from kinetic.flow.measures import Measure
+from kinetic.flow.motion import IntegrationError
 from kinetic.flow.paths import path as affine_path
-from kinetic.flow.sampling import Sampler, draw, renoise
+from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import ValidationSampling, seed_loader
+from kinetic.flow.trajectory import Trajectory
+from kinetic.memorization.detectors import Response, renoise
 from kinetic.models.checkpoint import check_weights
-from kinetic.tensors import generator, seed_from, seeded_noise
+from kinetic.tensors import seed_from, seeded_noise
 from kinetic.training.averaging import AveragedNetwork
 from kinetic.training.couplings import pair
+from kinetic.training.lightning import checkpoint_state, is_logged_step
+from kinetic.training.losses import LossWatch, NonFiniteLoss
 from kinetic.training.optimizers import make_optimizer
-from kinetic.training.times import draw_times, drop_labels, validation_times
+from kinetic.training.times import TrainingTimes, draw_times, drop_labels, validation_times
 
 Batch = dict[str, Any]
 STRATA = 1024  # of validation times; in their order any few in a row cover [0, 1]
-
-
-class NonFiniteLoss(KineticError):
-    """The training loss is NaN or infinite; the message names step, times and samples."""
 
 
 class FlowMatching(LightningModule):
@@ -90,7 +93,7 @@ class FlowMatching(LightningModule):
             "warmup_steps": warmup_steps,
             "ema_decay": ema_decay,
             "seed": seed,
-            "samples": asdict(samples),
+            "samples": {**asdict(samples), "measures": list(samples.measures)},
             "sampler": sampler.to_dict(),
         }
         self.save_hyperparameters(plain, logger=False)
@@ -99,13 +102,15 @@ class FlowMatching(LightningModule):
             self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
         self.path = affine_path(path)
-        draw_times(1, generator(seed), kind=times, mean=time_mean, std=time_std)  # refuses bad settings now
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
-        self.times, self.time_mean, self.time_std = times, time_mean, time_std
+        self.times = TrainingTimes(times, time_mean, time_std)
         self.label_dropout = _checked_dropout(label_dropout, self.num_classes)
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.warmup_steps = warmup_steps
         self.samples, self.sampler = samples, sampler
+        more = [{"class_path": m} if isinstance(m, str) else m for m in samples.measures]
+        self.measures: tuple[Measure, ...] = (*STANDARD, *(build_trusted(m, base=Measure) for m in more))
+        self.losses = LossWatch()
         if compile:
             self.net.compile()
             if self.ema is not None:
@@ -114,13 +119,13 @@ class FlowMatching(LightningModule):
     @property
     def num_classes(self) -> int | None:
         """Number of classes of the network, None if it is unconditional."""
-        return getattr(self.net, "num_classes", None)
+        return Field.of(self.net).num_classes
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch axis."""
-        shape = getattr(self.net, "sample_shape", None) or getattr(self.trainer, "datamodule").shape  # noqa: B009
-        return tuple(shape)
+        stated = Field.of(self.net).shape
+        return tuple(getattr(self.trainer, "datamodule").shape) if stated is None else stated  # noqa: B009
 
     @property
     def sampling_network(self) -> nn.Module:
@@ -144,13 +149,14 @@ class FlowMatching(LightningModule):
         x0 = torch.randn(x1.shape, generator=rng, device=self.device)
         batch = pair(x0, batch, coupling=self.coupling)
         x1 = batch["x"].float()
-        t = draw_times(len(x1), rng, kind=self.times, mean=self.time_mean, std=self.time_std)
+        t = draw_times(len(x1), rng, self.times)
         labels = self._labels(batch)
         if labels is not None and self.num_classes is not None and self.label_dropout > 0:
             labels = drop_labels(labels, self.label_dropout, self.num_classes, rng)
         loss = self.errors(self.net, x0, x1, t, labels).mean()
-        if not torch.isfinite(loss):
-            self._stop_on(loss, step, t, batch)
+        self.losses.add(step, loss, t, batch.get("ids", ()))
+        if loss.device.type == "cpu" or is_logged_step(self.trainer):
+            self.check_losses()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(x1))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(x1))
         return loss
@@ -167,23 +173,30 @@ class FlowMatching(LightningModule):
     def _labels(self, batch: Batch) -> Tensor | None:
         return None if self.num_classes is None else batch["labels"]
 
-    def _stop_on(self, loss: Tensor, step: int, t: Tensor, batch: Batch) -> None:
-        """Save what is needed to look into a non-finite loss, and raise."""
-        times, ids = [round(float(v), 6) for v in t], list(batch.get("ids", []))
+    def check_losses(self) -> None:
+        """Look at the losses since the last look; raises NonFiniteLoss, having saved what is needed to look into it.
+
+        On a GPU this waits for the device, so it is done at the steps that are logged and before a checkpoint is
+        written, which therefore never holds weights from behind a loss that was not finite.
+        """
+        bad = self.losses.take_bad()
+        if bad is None:
+            return
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         target = folder / f"nonfinite-rank{self.global_rank}.ckpt"
-        state = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        state["nonfinite"] = {"step": step, "loss": float(loss), "times": times, "ids": ids}
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        state = checkpoint_state(self.trainer) | {"nonfinite": bad.to_dict()}
         self.trainer.strategy.checkpoint_io.save_checkpoint(state, target)
+        weights = "the weights before it" if bad.step == step else f"the weights as of step {step}"
         raise NonFiniteLoss(
-            f"the loss is {float(loss)} at step {step} (times {times[:4]}..., samples {ids[:4]}...); the weights "
-            f"before it, all times and all samples are in {target}; lower the learning rate or clip gradients "
+            f"the loss is {bad.loss} at step {bad.step} (times {bad.times[:4]}..., samples {bad.ids[:4]}...); "
+            f"{weights}, all times and all samples are in {target}; lower the learning rate or clip gradients "
             "(--trainer.gradient_clip_val 1), then --resume"
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient before clipping, at the steps that are logged."""
-        if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps", 1) == 0:
+        if is_logged_step(self.trainer):
             gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
 
@@ -221,11 +234,18 @@ class FlowMatching(LightningModule):
 
     def validation_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> Trajectory | None:
-        """Loss on held-out images (first loader), or the trajectories of a batch of seeds (second)."""
+    ) -> Trajectory | IntegrationError | None:
+        """Loss on held-out images (first loader), or the trajectories of a batch of seeds (second).
+
+        A solver that gives up is returned, not raised: the callbacks tell of it, and training goes on.
+        """
         if "seeds" in batch:
-            drawn = self.draw(batch, self.sampler, precision=self.samples.precision)
-            return self._renoised(batch, drawn) if self.samples.renoise else drawn
+            try:
+                drawn = self.draw(batch, self.sampler, precision=self.samples.precision)
+                return self._renoised(batch, drawn) if self.samples.renoise else drawn
+            except IntegrationError as error:
+                first, last = int(batch["seeds"][0]), int(batch["seeds"][-1])
+                return IntegrationError(f"seeds {first} to {last} were not drawn: {error}")
         loss, count = self._held_out_loss(batch, batch_idx), len(batch["x"])
         self.log("val/loss", loss, batch_size=count, prog_bar=True, sync_dist=True, add_dataloader_idx=False)
         return None
@@ -259,6 +279,7 @@ class FlowMatching(LightningModule):
             sampler=sampler,
             device=self.device,
             precision=precision,
+            measures=self.measures,
         )
 
     def _renoised(self, batch: Batch, drawn: Trajectory) -> Trajectory:
@@ -270,7 +291,13 @@ class FlowMatching(LightningModule):
             sampler=self.sampler,
             precision=self.samples.precision,
         )
-        return replace(drawn, response=response)
+        return drawn.with_column(Response(), response)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave seeds and their labels on the host, where noise is drawn and labels are checked."""
+        if isinstance(batch, dict) and "seeds" in batch:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     # Set-up and checkpoints
 
@@ -286,6 +313,7 @@ class FlowMatching(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the weights without this class; plain types only."""
+        self.check_losses()
         checkpoint["kinetic"] = {"format": 1, "weights": self.weights, "sample_shape": list(self.sample_shape)}
 
 

@@ -5,6 +5,7 @@ Every draw takes its own generator, so that it is a function of (seed, rank, ste
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,24 +16,46 @@ KINDS = ("uniform", "stratified", "logit_normal")
 LAST = 1 - 2**-24  # the last float32 before 1, where the paths and the empirical field may be singular
 
 
-def draw_times(
-    n: int, generator: torch.Generator, *, kind: str = "uniform", mean: float = 0.0, std: float = 1.0
-) -> Tensor:
-    """Draw `n` times, float32 [n] in [0, 1), on the device of the generator.
+@dataclass(frozen=True)
+class TrainingTimes:
+    """How the times of a training batch are distributed.
 
-    uniform: independent. stratified: uniform too, but one in each of [k/n, (k+1)/n), in random order: the same
-    loss with less noise. logit_normal: sigmoid of a normal with `mean` and `std` (Esser et al., arXiv 2403.03206);
-    mean > 0 leans towards the data, as EDM's noise levels do (mean 1.2, std 1.2 in our direction of time).
-    Raises ValueError for another kind, n < 0, std <= 0, and for a mean or std that the kind does not have.
+    Attributes:
+        kind: uniform (independent); stratified (uniform too, but one in each of [k/n, (k+1)/n), in random order: the
+            same loss with less noise); logit_normal (sigmoid of a normal; Esser et al., arXiv 2403.03206).
+        mean: of the normal behind logit_normal; above 0 leans towards the data, as EDM's noise levels do (mean 1.2,
+            std 1.2 in our direction of time).
+        std: of that normal, above 0.
     """
-    _check(n, kind, mean, std)
+
+    kind: str = "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise KineticError(f"unknown kind of times {self.kind!r}: choose from {', '.join(KINDS)}")
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise KineticError(
+                f"logit-normal times need a finite mean and 0 < std, got mean={self.mean}, std={self.std}"
+            )
+        if self.kind != "logit_normal" and (self.mean, self.std) != (0.0, 1.0):
+            raise KineticError(
+                f"{self.kind} times have no mean or std, got mean={self.mean}, std={self.std}: use kind 'logit_normal'"
+            )
+
+
+def draw_times(n: int, generator: torch.Generator, times: TrainingTimes = TrainingTimes()) -> Tensor:
+    """Draw `n` times, float32 [n] in [0, 1), on the device of the generator."""
+    if n < 0:
+        raise KineticError(f"the number of times must be at least 0, got {n}")
     device = generator.device
-    if kind == "uniform":
+    if times.kind == "uniform":
         t = torch.rand(n, generator=generator, device=device)
-    elif kind == "stratified":
+    elif times.kind == "stratified":
         t = _stratified(n, generator)
     else:
-        t = torch.sigmoid(mean + std * torch.randn(n, generator=generator, device=device))
+        t = torch.sigmoid(times.mean + times.std * torch.randn(n, generator=generator, device=device))
     return t.clamp(max=LAST)
 
 
@@ -70,14 +93,3 @@ def _stratified(n: int, generator: torch.Generator) -> Tensor:
     strata = torch.randperm(n, generator=generator, device=generator.device)
     margin = min(n * 2.0**-22, 0.5)
     return (strata + offsets.clamp(margin, 1 - margin)) / max(n, 1)
-
-
-def _check(n: int, kind: str, mean: float, std: float) -> None:
-    if kind not in KINDS:
-        raise KineticError(f"unknown kind of times {kind!r}: choose from {', '.join(KINDS)}")
-    if n < 0:
-        raise KineticError(f"the number of times must be at least 0, got {n}")
-    if not (math.isfinite(mean) and 0 < std < math.inf):
-        raise KineticError(f"logit-normal times need a finite mean and 0 < std, got mean={mean}, std={std}")
-    if kind != "logit_normal" and (mean, std) != (0.0, 1.0):
-        raise KineticError(f"{kind} times have no mean or std, got mean={mean}, std={std}: use kind 'logit_normal'")

@@ -1,0 +1,26 @@
+"""How straight the way of a sample is."""
+
+from typing import Any
+
+from torch import Tensor
+
+from kinetic.flow.measures import Arrival, Evaluation, Rate
+from kinetic.tensors import squared_norm
+
+
+class Straightness(Rate):
+    """Distance from start to end over the length of the path, ‖x(1) - x(0)‖ / ∫ η‖v‖ dt, in (0, 1]; 1 is a line."""
+
+    name, unit = "straightness", ""
+
+    def rate(self, now: Evaluation) -> Tensor:
+        """Return the speed η‖v‖."""
+        return now.gain * (2 * now.power).sqrt()
+
+    def step(self, state: Any, now: Evaluation, dt: float) -> Tensor:
+        """Remember where the sample started."""
+        return now.x if state is None else state
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return the distance over the length."""
+        return squared_norm(end.x - state).sqrt() / end.integrals[self.name]

@@ -1,0 +1,96 @@
+"""Batches of samples on disk, as they were drawn: what every file is made from, and what an interruption leaves."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetic.data.pixels import from_uint8, to_uint8
+from kinetic.errors import KineticError
+from kinetic.flow.trajectory import Trajectory
+from kinetic.samples.table import NO_LABEL, Array, Column, SampleTable
+from kinetic.store.files import replacing
+
+# What an archive holds beside the columns.
+FIXED = ("seeds", "labels", "x", "power", "times", "nfe", "kinds")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch of samples: its rows, and the samples, pictures as uint8 [B, H, W, C], others as float32 [B, ...]."""
+
+    table: SampleTable
+    x: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def images(self) -> Tensor:
+        """Samples as the network made them: float32 [B, C, H, W] in [-1, 1], or [B, ...] if they are no pictures."""
+        x = torch.from_numpy(self.x)
+        return from_uint8(x) if x.dtype == torch.uint8 else x
+
+
+def part_of(drawn: Trajectory, seeds: Tensor, labels: Tensor | None, *, pictures: bool, exact: bool = False) -> Part:
+    """Take from a trajectory what is kept; `pictures` become bytes, with `exact` they stay float32 [B, C, H, W]."""
+    x = drawn.x.float().cpu()
+    return Part(SampleTable.of(drawn, seeds, labels), x.numpy() if exact or not pictures else to_uint8(x).numpy())
+
+
+def write_part(path: Path, part: Part) -> None:
+    """Write a part whole."""
+    table = part.table
+    arrays = {name: getattr(table, name) for name in ("seeds", "power", "times", "nfe")} | {"x": part.x}
+    if (table.labels != NO_LABEL).any():
+        arrays["labels"] = table.labels
+    kinds = np.array(json.dumps(table.kinds))
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, allow_pickle=False, kinds=kinds, **arrays, **table.columns)
+
+
+def read_part(path: Path) -> Part:
+    """Read a part back; raises KineticError if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return _part({name: file[name] for name in file.files})
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise KineticError(f"{path} is damaged ({error}); remove it and run the same command again") from None
+
+
+def _part(arrays: dict[str, Array]) -> Part:
+    seeds, x = arrays["seeds"], arrays["x"]
+    columns = {name: values.astype(np.float64) for name, values in arrays.items() if name not in FIXED}
+    if any(values.shape != seeds.shape for values in columns.values()) or len(x) != len(seeds):
+        raise ValueError("its columns differ in length")
+    kinds: dict[str, Any] = json.loads(str(arrays["kinds"])) if "kinds" in arrays else {}
+    finite = np.isfinite(columns["energy"]) if "energy" in columns else np.ones(len(seeds), bool)
+    if x.dtype != np.uint8:
+        finite &= np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+    table = SampleTable(
+        seeds=seeds,
+        labels=arrays.get("labels", np.full(len(seeds), NO_LABEL, np.int64)),
+        finite=finite,
+        nfe=np.broadcast_to(arrays["nfe"], seeds.shape).astype(np.int64),
+        columns=columns,
+        kinds={name: Column(*kinds.get(name, ())) for name in columns},
+        power=arrays["power"],
+        times=arrays["times"],
+    )
+    return Part(table, x)
+
+
+def holds(path: Path, seeds: Sequence[int]) -> bool:
+    """Whether a part exists that holds exactly these seeds."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return bool(np.array_equal(file["seeds"], np.asarray(seeds)))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return False

@@ -1,0 +1,289 @@
+"""Settings × seeds -> samples -> one table: drawn on one process or several, continued where it was interrupted.
+
+    tables = experiment(open_run(), {"off": Sampler(), "fine": Sampler(steps=400)}, seeds=range(512), out="out")
+
+`draw_parts` draws what is missing, `collect` goes through the parts once, whatever is made from them; `experiment` does
+both. Memory is bounded by a batch under every setting and the numbers of every sample.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from kinetic.callbacks.progress import RunProgress
+from kinetic.callbacks.stopping import Interrupted
+from kinetic.errors import KineticError, refusing
+from kinetic.flow.energy import STANDARD
+from kinetic.flow.measures import Measure
+from kinetic.flow.sampling import Sampler
+from kinetic.flow.seeds import Labels
+from kinetic.memorization.training_set import TrainingSet
+from kinetic.models.opening import Origin
+from kinetic.samples.copying import with_copies
+from kinetic.samples.drawing import PartWriter, Plan, SamplingModule
+from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
+from kinetic.samples.parts import Part
+from kinetic.samples.table import NO_LABEL, Array, SampleTable
+from kinetic.store.files import replacing
+from kinetic.training.loggers import is_rank_zero
+
+TABLE = "samples.parquet"
+BATCH = {"cpu": 64}  # samples at a time; 256 on other devices
+PROFILES = 4096  # samples whose power profiles are kept
+SEARCHED = 2**28  # bytes of samples that are compared with the training set at a time
+PRECISIONS = ("32", "bf16", "16")
+
+Batch = dict[str, Part]  # the same seeds under every setting
+Take = Callable[[Batch, dict[str, Tensor]], None]  # a batch, and its samples as floats, derived settings included
+# From the samples of every setting, how far each moved, and their seeds: further samples, and how far they moved.
+Derive = Callable[[dict[str, Tensor], dict[str, Tensor], Sequence[int]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is drawn, from what, and where it goes.
+
+    Attributes:
+        origin: what is followed.
+        samplers: the settings by name; distances are measured from the first.
+        seeds: of the samples, rising.
+        folder: for everything that is written.
+        labels: one class, several that take turns, or "balanced".
+        batch_size: samples at a time on each device; None chooses.
+        precision: of the network: 32, bf16 or 16.
+        measures: what is measured of every sample.
+        response: whether to find the re-noising response too, at 0.6 of the cost of drawing.
+        exact: keep pictures as floats, as distances between settings need.
+        copies: in how many formats the samples are written besides, to see whether the disk has room.
+    """
+
+    origin: Origin
+    samplers: Mapping[str, Sampler]
+    seeds: Sequence[int]
+    folder: Path
+    labels: Labels = "balanced"
+    batch_size: int | None = None
+    precision: str = "32"
+    measures: Sequence[Measure] = STANDARD
+    response: bool = False
+    exact: bool = False
+    copies: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.samplers:
+            raise KineticError("an experiment needs at least one setting")
+        if self.precision not in PRECISIONS:
+            raise KineticError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        guided = next((s.guidance for s in self.samplers.values() if s.guidance != 1), None)
+        if guided is not None and self.origin.field.num_classes is None:
+            raise KineticError(f"--guidance {guided:g} needs a network with classes; leave it out")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample."""
+        shape = self.origin.field.shape
+        if shape is None:
+            raise KineticError(f"{self.origin.name} does not state the shape of its samples")
+        return shape
+
+    def identity(self) -> dict[str, Any]:
+        """Plain types that decide what the samples are."""
+        more = [m.name for m in self.measures if m not in STANDARD] + (["response"] if self.response else [])
+        return {
+            **self.origin.identity,
+            "labels": self.labels if self.origin.field.num_classes is not None else None,
+            "precision": self.precision,
+            "samplers": {name: sampler.to_dict() for name, sampler in self.samplers.items()},
+            **({"measures": more} if more else {}),
+        }
+
+
+def experiment(
+    origin: Origin,
+    samplers: Mapping[str, Sampler] | Sampler,
+    *,
+    seeds: Sequence[int],
+    out: Path | str,
+    training_set: TrainingSet | None = None,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    overwrite: bool = False,
+    **more: Any,
+) -> dict[str, SampleTable]:
+    """Draw `seeds` from `origin` under every setting into the folder `out`, and return the table of each setting.
+
+    What is there already is not drawn again. With a `training_set` the samples are compared with it. All rows are in
+    OUT/samples.parquet, too. `more` are further fields of `Experiment`. On several processes the others return {}.
+    """
+    named = {"samples": samplers} if isinstance(samplers, Sampler) else dict(samplers)
+    several = {"exact": True} if len(named) > 1 else {}
+    job = Experiment(origin=origin, samplers=named, seeds=list(seeds), folder=Path(out), **several | more)
+    trainer = predictor(accelerator=accelerator, devices=devices, exact=job.exact)
+    plan = draw_parts(job, trainer, overwrite=overwrite)
+    return collect(job, plan, training_set=training_set) if trainer.is_global_zero else {}
+
+
+def predictor(*, accelerator: str = "auto", devices: int | str = 1, exact: bool = False) -> Trainer:
+    """Make a trainer that draws."""
+    with refusing("--accelerator, --devices"):
+        return Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy="auto" if devices in (1, "auto") else "ddp",
+            precision="32-true",  # that of the network is draw's business
+            callbacks=[RunProgress(), PartWriter(exact=exact)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+
+def draw_parts(job: Experiment, trainer: Trainer, *, overwrite: bool = False) -> Plan:
+    """Claim the folder, and draw the batches that are missing; every process calls this."""
+    device = trainer.strategy.root_device
+    usual = min(BATCH.get(device.type, 256), max(-(-len(job.seeds) // trainer.world_size), 1))
+    batch = usual if job.batch_size is None else job.batch_size
+    plan = Plan(job.folder / PARTS, tuple(job.samplers), job.seeds, job.labels, job.origin.field.num_classes, batch)
+    if is_rank_zero():  # other processes get their batches from the first
+        plan = _claimed(job, plan, device, overwrite=overwrite)
+        if not plan.missing():
+            print(f"all samples are in {os.path.relpath(job.folder)} already", file=sys.stderr)
+            if trainer.world_size == 1:  # several processes go on together or not at all
+                return plan
+    settings = {"precision": job.precision, "measures": job.measures, "response": job.response}
+    module = SamplingModule(job.origin.field, job.samplers, plan, **settings)  # type: ignore[arg-type]
+    warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there
+    try:
+        trainer.predict(module, return_predictions=False)
+    except SystemExit:  # what Lightning turns Ctrl-C into
+        raise Interrupted("stopped; the same command goes on with the samples that are missing") from None
+    return plan
+
+
+def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bool) -> Plan:
+    """Take the folder, or go on in it with the batches that it was begun with; written down before drawing begins."""
+    check_room(
+        job.folder,
+        job.shape,
+        pictures=job.origin.field.space == "pixels",
+        samples=len(job.seeds) * len(job.samplers),
+        copies=job.copies,
+        steps=max(sampler.steps for sampler in job.samplers.values()),
+        exact=job.exact,
+    )
+    identity = job.identity()
+    begun = claim(job.folder, identity, job.seeds, overwrite=overwrite)
+    if begun is not None and job.batch_size is None:
+        plan = replace(plan, batch_size=begun["batch"])
+    units = {measure.name: measure.unit for measure in job.measures}
+    write_record(job.folder, identity, job.seeds, plan.batch_size, device=device_name(device), units=units)
+    return plan
+
+
+def collect(
+    job: Experiment,
+    plan: Plan,
+    *,
+    training_set: TrainingSet | None = None,
+    derived: Mapping[str, Derive] | None = None,
+    files: Iterable[AbstractContextManager[Take]] = (),
+) -> dict[str, SampleTable]:
+    """Go through the parts once: the table of each setting, and whatever `files` make of the parts.
+
+    Where several settings are drawn, a column `moved` is the distance from the same seed's sample under the first.
+    `derived` makes further settings out of the samples of a batch, without drawing.
+    """
+    rows: dict[str, list[SampleTable]] = {name: [] for name in (*plan.settings, *(derived or {}))}
+    search = CopySearch(training_set) if training_set is not None else None
+    with ExitStack() as stack:
+        takes = [stack.enter_context(file) for file in files]
+        for batch in plan.parts():
+            images = {name: part.images() for name, part in batch.items()}
+            seeds = next(iter(batch.values())).table.seeds
+            moved = _moved(images) if len(batch) > 1 else {}
+            for name, derive in (derived or {}).items():
+                images[name], moved[name] = derive(images, moved, seeds.tolist())
+            for take in takes:
+                take(batch, images)
+            for name in rows:
+                table = batch[name].table if name in batch else _bare(seeds, images[name])
+                known = {"moved": moved[name].double().numpy()} if name in moved else {}
+                seen = sum(map(len, rows[name]))
+                rows[name].append((table if seen < PROFILES else table.without_power()).with_columns(known))
+                if search is not None:
+                    search.add(name, images[name], seeds)
+    tables = {name: SampleTable.join(parts, profiles=PROFILES) for name, parts in rows.items()}
+    if search is not None:
+        tables = {name: with_copies(table, search.rows(name)) for name, table in tables.items()}
+    write_tables(job.folder / TABLE, tables)
+    return tables
+
+
+def _moved(images: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Distance of each sample from that of the same seed under the first setting, [B]."""
+    first = next(iter(images.values()))
+    return {name: (x - first).flatten(1).norm(dim=1) for name, x in images.items()}
+
+
+def _bare(seeds: Array, x: Tensor) -> SampleTable:
+    """Rows of samples about which nothing was measured."""
+    finite, unknown = x.flatten(1).isfinite().all(1).numpy(), np.full(len(seeds), NO_LABEL)
+    none = np.zeros(len(seeds), np.int64)
+    return SampleTable(seeds, unknown, finite, none, {}, {}, np.empty((0, len(seeds)), np.float32), np.empty(0))
+
+
+class CopySearch:
+    """Compares samples with a training set, many at a time, since one that is read from disk is read each time."""
+
+    def __init__(self, training_set: TrainingSet) -> None:
+        self.training_set = training_set
+        self.waiting: list[tuple[str, Tensor, Array]] = []
+        self.found: dict[str, list[Array]] = {}
+
+    def add(self, setting: str, x: Tensor, seeds: Array) -> None:
+        """Take in samples [B, ...] of a setting."""
+        self.waiting.append((setting, x, seeds))
+        if sum(x.numel() * 4 for _, x, _ in self.waiting) >= SEARCHED:
+            self._search()
+
+    def rows(self, setting: str) -> Array:
+        """What was found for all samples of a setting, [N, 7] float64, in the order in which they came."""
+        self._search()
+        return np.concatenate(self.found[setting])
+
+    def _search(self) -> None:
+        if not self.waiting:
+            return
+        numbers = torch.from_numpy(np.concatenate([seeds for _, _, seeds in self.waiting]))
+        rows = self.training_set.measure(torch.cat([x for _, x, _ in self.waiting]), numbers).numpy()
+        ends = np.cumsum([len(seeds) for _, _, seeds in self.waiting])[:-1]
+        for (setting, _, _), part in zip(self.waiting, np.split(rows, ends), strict=True):
+            self.found.setdefault(setting, []).append(part)
+        self.waiting = []
+
+
+def write_tables(path: Path, tables: Mapping[str, SampleTable]) -> None:
+    """Write the rows of all settings, one a sample, with the unit and the sign of every column in the metadata."""
+    parts = []
+    for setting, table in tables.items():
+        labels = pa.array(table.labels, pa.int64(), mask=table.labels == NO_LABEL)
+        fixed = {"seed": table.seeds, "label": labels, "finite": table.finite, "nfe": table.nfe}
+        parts.append(pa.table({"setting": pa.array([setting] * len(table)), **fixed, **table.columns}))
+    kinds = {name: kind for table in tables.values() for name, kind in table.kinds.items()}
+    whole = pa.concat_tables(parts, promote_options="default").replace_schema_metadata({"columns": json.dumps(kinds)})
+    with replacing(path) as beside:
+        pq.write_table(whole, beside)
