@@ -192,7 +192,7 @@ def test_streamed_reference_gives_what_a_cached_one_gives(tmp_path):
         callback = MemorizationCallback(cache_bytes=cache)
         with pytest.warns(UserWarning, match="Copying"):
             fit(tmp_path / name, callback, module=Scripted(copy_at=2), steps=2)
-        assert (callback._training.index.source.kept is None) == (cache == 0)
+        assert callback._training.index.source.resident == (cache > 0)
     a, b = (pq.read_table(tmp_path / name / "memorization.parquet") for name in ("streamed", "cached"))
     assert a.equals(b)
 

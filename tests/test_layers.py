@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("kinetic.errors",),
     ("kinetic.tensors", "kinetic.build", "kinetic.text"),
-    ("kinetic.store",),
+    ("kinetic.store", "kinetic.images"),
     ("kinetic.nn", "kinetic.plots"),
     ("kinetic.flow",),
     ("kinetic.data",),

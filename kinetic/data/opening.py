@@ -1,6 +1,5 @@
 """The training set of a run again, checked against what the run wrote down."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from kinetic.build import build
 from kinetic.data.base import FlowDataModule
 from kinetic.errors import KineticError
+from kinetic.images import ImageSet
 from kinetic.store.runs import CONFIG
 
 CACHE_BYTES = 2**31
@@ -31,21 +31,14 @@ def open_data(run: Path, packages: tuple[str, ...]) -> FlowDataModule:
     return data
 
 
-class Reference:
-    """The training images as pairs (images, ids), read anew in every pass."""
+def training_images(data: FlowDataModule) -> ImageSet:
+    """What `data.reference()` yields, float32 in [-1, 1]."""
+    return ImageSet.of(data.reference, "the training set")
 
-    def __init__(self, data: FlowDataModule) -> None:
-        self.data = data
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Start a pass."""
-        for images, rows, _ in self.data.reference():
-            yield images, rows
-
-    @property
-    def small(self) -> bool:
-        """Whether the images may be kept in memory."""
-        return self.data.num_reference * torch.Size(self.data.shape).numel() * 4 < CACHE_BYTES
+def small(data: FlowDataModule) -> bool:
+    """Whether the training images may be kept in memory."""
+    return data.num_reference * torch.Size(data.shape).numel() * 4 < CACHE_BYTES
 
 
 def training_size(run: Path) -> int | None:

@@ -7,21 +7,19 @@ streamed over the training set with a running maximum, so memory is O(batch × c
 
 Near t = 1 the logits are differences of large numbers times 1/(1-t)², more than float32 can tell apart. So the matrix
 product in float32 proposes, and the images whose weights an error would be seen in are computed again, in float64 and
-from kinetic.errors import KineticError
 from differences: how many those are follows from the error of the product, and is zero while it does not matter.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.images import ImageSet, Source
 from kinetic.tensors import chunks, exact_products
 
-Shards = Callable[[], Iterable["Tensor | np.ndarray"]]
 LAST = 1 - 1e-4  # the field is singular at t = 1; later times are taken as this one
 TOLERANCE = (
     1e-4  # bound on the error of a logit, over 1 - t, below which nothing is computed again; errors are a tenth of it
@@ -36,14 +34,14 @@ class EmpiricalVelocity:
 
     def __init__(
         self,
-        images: "Tensor | np.ndarray | Shards",
+        images: Source,
         labels: "Tensor | np.ndarray | None" = None,
         *,
         num_classes: int | None = None,
         chunk: int = 4096,
     ) -> None:
-        """Prepare the field of `images` [N, ...]: a tensor on any device, an array or memory map, or a function that
-        starts a pass over shards [n, ...] of any lengths. Floats are taken as they are; uint8 as pixels, to [-1, 1].
+        """Prepare the field of `images` [N, ...]: a tensor on any device, or any other source of an `ImageSet`, which
+        is read at every call. Floats are taken as they are; uint8 as pixels, to [-1, 1].
 
         With `labels` int64 [N] in [0, num_classes) a call may ask for classes, where `num_classes` (by default one more
         than the largest label) means all. `chunk` images are looked at together.
@@ -51,23 +49,19 @@ class EmpiricalVelocity:
         if chunk < 1:
             raise KineticError(f"chunk must be at least 1, got {chunk}")
         self.chunk = chunk
-        self._shards: Shards = images if callable(images) else lambda: (images,)
+        self._images = ImageSet.of(images, "the training set")
         self._labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64).cpu()
-        self._norms, self.sample_shape = self._survey()
+        self._norms = self._survey()
+        self.sample_shape = tuple(self._images.shape)
         self.num_classes, self._counts = self._classes(num_classes)
 
-    def _survey(self) -> tuple[Tensor, tuple[int, ...]]:
-        """Squared norm of every image, float64 [N], and the shape of one."""
-        norms, shape = [], ()
-        for shard in self._shards():
-            shape = tuple(shard.shape[1:])
-            norms += [self._load(shard, part).double().square().sum(1).cpu() for part in chunks(len(shard), 256)]
-        if not norms:
-            raise KineticError("the empirical velocity needs at least one image")
-        all_norms = torch.cat(norms)
-        if not all_norms.isfinite().all():
-            raise KineticError(f"image {int((~all_norms.isfinite()).nonzero()[0])} of the training set is not finite")
-        return all_norms, shape
+    def _survey(self) -> Tensor:
+        """Squared norm of every image, float64 [N]."""
+        parts = self._images.chunks(256, scaled=True)
+        norms = torch.cat([images.double().square().sum(1).cpu() for _, images, _ in parts])
+        if not norms.isfinite().all():
+            raise KineticError(f"image {int((~norms.isfinite()).nonzero()[0])} of {self._images.name} is not finite")
+        return norms
 
     def _classes(self, num_classes: int | None) -> tuple[int | None, Tensor | None]:
         if self._labels is None:
@@ -80,23 +74,6 @@ class EmpiricalVelocity:
         if self._labels.min() < 0 or self._labels.max() >= num_classes:
             raise KineticError(f"labels of the training set must lie in 0 to {num_classes - 1}")
         return num_classes, torch.bincount(self._labels, minlength=num_classes)
-
-    @staticmethod
-    def _load(shard: "Tensor | np.ndarray", part: slice) -> Tensor:
-        images = shard[part]
-        if isinstance(images, np.ndarray):
-            images = torch.from_numpy(images if images.flags.writeable else images.copy())
-        images = images.flatten(1)
-        return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
-
-    def _chunks(self, like: Tensor) -> Iterator[tuple[Tensor, slice]]:
-        """Chunks [c, D] in the dtype and on the device of `like`, each with where it lies in the set."""
-        offset = 0
-        for shard in self._shards():
-            for part in chunks(len(shard), self.chunk):
-                rows = slice(offset + part.start, offset + part.stop)
-                yield self._load(shard, part).to(like), rows
-            offset += len(shard)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -111,7 +88,7 @@ class EmpiricalVelocity:
         time = t.expand(len(x)).double().clamp(0, LAST).to(x.device)
         with exact_products(x.device):
             mean = _Softmax(state, time, self._norms)
-            for images, rows in self._chunks(state):
+            for rows, images, _ in self._images.chunks(self.chunk, device=x.device, dtype=state.dtype, scaled=True):
                 outside = None
                 if labels is not None and self._labels is not None:
                     classes = self._labels[rows].to(x.device)

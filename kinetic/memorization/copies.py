@@ -11,8 +11,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kinetic.errors import KineticError
+from kinetic.images import Source
 from kinetic.metrics.neighbors import nearest
-from kinetic.metrics.reference import ReferenceIndex, Source
+from kinetic.metrics.reference import ReferenceIndex
 
 THRESHOLD = 1 / 3
 COLUMNS = ("index", "d1", "d2", "ratio", "neighbor", "finite", "copied")

@@ -1,56 +1,23 @@
 """The training images that samples are compared with, and the held-out ones that the comparison is judged by."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
-from kinetic.data.opening import Reference
+from kinetic.data.opening import small, training_images
 from kinetic.errors import KineticError
+from kinetic.images import ImageSet
 from kinetic.memorization.copies import MemorizationResult, memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
 
 Range = tuple[float, float]
 MARGIN = 0.05  # of the reference's span: how far training images may reach beyond it
 FACTOR = 8.0  # how many times wider than theirs its span may be
-
-
-class Stream:
-    """The images of a data module as pairs (images [n, ...], ids [n]), read again each time or kept if they fit."""
-
-    def __init__(self, open_: Callable[[], Iterable[Any]], device: torch.device, cache_bytes: int) -> None:
-        self.open, self.device, self.cache_bytes = open_, device, cache_bytes
-        self.names: dict[int, str] = {}
-        self.kept: list[tuple[Tensor, Tensor]] | None = None
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.kept is not None:
-            yield from self.kept
-            return
-        kept: list[tuple[Tensor, Tensor]] | None = []
-        size = count = 0
-        for item in self.open():
-            images, ids, names = _unpacked(item, count)
-            count += len(images)
-            size += images.numel() * images.element_size()
-            self.names.update(zip(ids.tolist(), names, strict=False))
-            if kept is not None and size <= self.cache_bytes:
-                images = images.to(self.device)
-                kept.append((images, ids))
-            else:
-                kept = None
-            yield images, ids
-        self.kept = kept
-
-
-def _unpacked(item: Any, start: int) -> tuple[Tensor, Tensor, Iterable[str]]:
-    if isinstance(item, Tensor):
-        return item, torch.arange(start, start + len(item)), ()
-    images, ids, *names = item
-    return images, torch.as_tensor(ids), names[0] if names else ()
 
 
 @dataclass(frozen=True)
@@ -70,12 +37,11 @@ class TrainingSet:
             raise KineticError("the trainer has no datamodule with a reference() to the training images")
         flip = isinstance(data, FlowDataModule) and data.flip
         device = torch.device("cpu") if device.type == "mps" else device  # distances need float64
-        stream = Stream(
-            (lambda: data.reference(flips=False)) if flip else data.reference, device=device, cache_bytes=cache_bytes
-        )
-        index = prepare(ReferenceIndex.build(stream, flip=flip, device=device))
+        source = partial(data.reference, flips=False) if flip else data.reference
+        images = ImageSet.of(source, "the reference").kept(device, cache_bytes)
+        index = prepare(ReferenceIndex.build(images, flip=flip, device=device))
         _check_range(seen, (index.low, index.high))
-        return cls(index, stream.names)
+        return cls(index, images.names)
 
     def name(self, number: int) -> str:
         """Name of a training image: as the data module calls it, else its number; empty for none (-1)."""
@@ -104,10 +70,10 @@ class Null:
         """Compare the images of `data.held_out(limit)` with the training images; None where there are none."""
         if limit == 0 or not callable(getattr(data, "held_out", None)):
             return None
-        parts = [_unpacked(item, 0)[0] for item in data.held_out(limit)]
-        if not sum(map(len, parts)):
+        # Whole, as a streamed reference is read at each comparison.
+        images = ImageSet.of(partial(data.held_out, limit), "the held-out set").whole()
+        if not len(images):
             return None
-        images = torch.cat(parts)  # at once, as a streamed reference is read each time
         result = memorization(images, training.index, threshold=threshold)
         return cls(result.f_mem, result.high, result.total)
 
@@ -127,8 +93,7 @@ def _check_range(seen: Range | None, have: Range) -> None:
 
 def index_of(data: FlowDataModule, device: torch.device) -> ReferenceIndex:
     """Prepare the training images for the search of nearest neighbours on `device`."""
-    source = Reference(data)
-    return ReferenceIndex.build(source, device=device, cache=source.small)
+    return ReferenceIndex.build(training_images(data), device=device, cache=small(data))
 
 
 def copies_among(x: Tensor, reference: ReferenceIndex, seeds: Sequence[int]) -> MemorizationResult:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.metrics.reference import ReferenceIndex, Source, mirror, wide
+from kinetic.images import Source
+from kinetic.metrics.reference import ReferenceIndex, mirror, wide
 from kinetic.tensors import chunks, exact_products
 
 __all__ = ["NeighborResult", "ReferenceIndex", "nearest"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.images import ImageSet, Source
 from kinetic.tensors import chunks
 
-# A tensor [N, ...], or a re-iterable of image tensors or of pairs (images [n, ...], ids [n] int64).
-Source = Tensor | Iterable[Tensor] | Iterable[tuple[Tensor, Tensor]]
-
+FIRST = 4096  # images that the center is the mean of, at most
 BUDGET = 96 * 2**20  # bytes of one temporary
 
 
@@ -29,7 +28,7 @@ class ReferenceIndex:
     and count as one. With `flip`, the mirror image (last axis) of every image is a view of it, without being stored.
     """
 
-    source: Source
+    source: ImageSet  # values as they are: uint8 counts from 0 to 255
     shape: torch.Size  # of one image
     flip: bool
     device: torch.device
@@ -55,33 +54,23 @@ class ReferenceIndex:
     def build(
         cls, source: Source, *, flip: bool = False, device: torch.device | str | None = None, cache: bool = False
     ) -> "ReferenceIndex":
-        """Read `source` once. With `cache` a stream is kept on the device; a tensor is always kept there.
+        """Read `source`, see `ImageSet.of`, once. With `cache` it is kept on the device; a tensor always is.
 
         Raises ValueError for a source that is empty, can be read only once, holds non-finite values or mixed shapes.
         """
-        if isinstance(source, Iterator):
-            raise KineticError(
-                f"the reference must be re-iterable, got a one-shot {type(source).__name__}; pass a list"
-            )
         device = torch.device(device or (source.device if isinstance(source, Tensor) else "cpu"))
         if device.type == "mps":  # no float64 there
             device = torch.device("cpu")
-        if isinstance(source, Tensor):
-            source = source.to(device)
-        elif cache:
-            source = [(images.to(device), ids) for images, ids in _read(source)]
-        return cls(source=source, flip=flip, device=device, **_survey(source, flip, device))
+        images = ImageSet.of(source, "the reference")
+        if cache or isinstance(source, Tensor):
+            images = images.kept(device)
+        return cls(source=images, flip=flip, device=device, **_survey(images, flip, device))
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, images [n, D] in their own dtype, on the device), at most `size` rows at a time."""
         size = size or max(64, min(8192, BUDGET // (4 * max(self.shape.numel(), 1))))
-        start = 0
-        for images, _ in _read(self.source):
-            for rows in chunks(len(images), size):
-                yield start, images[rows].to(self.device).flatten(1)
-                start += rows.stop - rows.start
-        if start != len(self.ids):
-            raise KineticError(f"the reference changed: it had {len(self.ids)} images when indexed and has {start} now")
+        for rows, images, _ in self.source.chunks(size, device=self.device):
+            yield rows.start, images
 
     def images(self, ids: Tensor) -> Tensor:
         """Fetch images by id, [n] -> [n, ...] (the first view of each), for a gallery."""
@@ -109,19 +98,17 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _survey(source: Source, flip: bool, device: torch.device) -> dict[str, Any]:
+def _survey(source: ImageSet, flip: bool, device: torch.device) -> dict[str, Any]:
     """Read the source once for everything `ReferenceIndex` knows about it."""
-    center, shape, low, high, largest = torch.empty(0), torch.Size(), math.inf, -math.inf, 0.0
+    center, low, high, largest = torch.empty(0), math.inf, -math.inf, 0.0
     norms: list[Tensor] = []
     ids: list[Tensor] = []
     keys: list[str] = []
-    for images, numbers in _read(source):
+    for _, images, numbers in source.chunks(FIRST, device=device):
         if not ids:
-            shape, center = images.shape[1:], images[:4096].to(device).flatten(1).float().mean(0)
-        if images.shape[1:] != shape:
-            raise KineticError(f"reference images differ in shape: {tuple(shape)} and {tuple(images.shape[1:])}")
-        for part in chunks(len(images), max(1, BUDGET // (64 * max(shape.numel(), 1)))):
-            block = images[part].to(device).flatten(1)
+            center = images.float().mean(0)
+        for part in chunks(len(images), max(1, BUDGET // (64 * max(images.shape[1], 1)))):
+            block = images[part]
             least, most = (float(value) for value in block.aminmax())  # NaN wherever there is one
             if not (math.isfinite(least) and math.isfinite(most)):
                 bad = ~block.isfinite().all(1).cpu()
@@ -129,15 +116,13 @@ def _survey(source: Source, flip: bool, device: torch.device) -> dict[str, Any]:
             low, high = min(low, least), max(high, most)
             norms.append((block.double() - center.double()).square().sum(1).div(2).float())
             largest = max(largest, float(torch.linalg.vector_norm(wide(block), dim=1).max()))
-            keys.extend(_keys(block, shape, flip))
+            keys.extend(_keys(block, source.shape, flip))
         ids.append(numbers)
-    if not ids:
-        raise KineticError("the reference holds no images")
     numbers = torch.cat(ids)
     groups, repeated = _group(numbers.numpy(), np.array(keys))
     half_norms = torch.cat(norms).masked_fill_(torch.from_numpy(repeated).to(device), math.inf)
     members = {"ids": numbers.to(device), "groups": torch.from_numpy(groups).to(device), "half_norms": half_norms}
-    return {"shape": shape, "center": center, "largest": largest, "low": low, "high": high, **members}
+    return {"shape": source.shape, "center": center, "largest": largest, "low": low, "high": high, **members}
 
 
 def _group(ids: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,15 +142,3 @@ def _keys(block: Tensor, shape: torch.Size, flip: bool) -> list[str]:
     views = [block, mirror(block, shape)] if flip else [block]
     arrays = [wide(view + 0).contiguous().cpu().numpy() for view in views]  # + 0 turns -0 into 0
     return [min(hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows) for rows in zip(*arrays, strict=True)]
-
-
-def _read(source: Source) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images [n, ...], ids [n] on the CPU); rows are numbered in order where the source has no ids."""
-    start = 0
-    for item in [source] if isinstance(source, Tensor) else source:
-        images, ids = (item, torch.arange(start, start + len(item))) if isinstance(item, Tensor) else item
-        if len(images) != len(ids):
-            raise KineticError(f"the reference yields {len(images)} images with {len(ids)} ids")
-        start += len(images)
-        if len(images):
-            yield images, ids.cpu()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kinetic.data.opening import Reference, labels_of_reference, open_data
+from kinetic.data.opening import labels_of_reference, open_data, small, training_images
 from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.guidance import Network
@@ -84,16 +84,11 @@ def trusted(options: argparse.Namespace) -> tuple[str, ...]:
 
 def _empirical(run: Path, packages: tuple[str, ...], *, conditional: bool, device: torch.device) -> Origin:
     data = open_data(run, packages)
-    source = Reference(data)
     labels = labels_of_reference(data) if conditional else None
     classes = data.num_classes if conditional else None
-    if source.small:
-        images = torch.cat([images for images, _ in source]).to(device)
-        net = EmpiricalVelocity(images, labels, num_classes=classes)
-    else:
-        net = EmpiricalVelocity(lambda: (images for images, _ in source), labels, num_classes=classes)
+    images = training_images(data)
     return Origin(
-        net=net,
+        net=EmpiricalVelocity(images.whole().to(device) if small(data) else images, labels, num_classes=classes),
         shape=tuple(data.shape),
         num_classes=classes,
         home=run / "sampling",
