@@ -57,8 +57,10 @@ class EmpiricalVelocity:
 
     def _survey(self) -> Tensor:
         """Squared norm of every image, float64 [N]."""
-        parts = self._images.chunks(256, scaled=True)
-        norms = torch.cat([images.double().square().sum(1).cpu() for _, images, _ in parts])
+        numbers: list[float] = []  # not tensors, which between the chunks would fragment the heap
+        for _, images, _ in self._images.chunks(256, scaled=True):
+            numbers += images.double().square().sum(1).tolist()
+        norms = torch.tensor(numbers, dtype=torch.float64)
         if not norms.isfinite().all():
             raise KineticError(f"image {int((~norms.isfinite()).nonzero()[0])} of {self._images.name} is not finite")
         return norms

@@ -101,8 +101,8 @@ def wide(x: Tensor) -> Tensor:
 def _survey(source: ImageSet, flip: bool, device: torch.device) -> dict[str, Any]:
     """Read the source once for everything `ReferenceIndex` knows about it."""
     center, low, high, largest = torch.empty(0), math.inf, -math.inf, 0.0
-    norms: list[Tensor] = []
-    ids: list[Tensor] = []
+    norms: list[float] = []  # not tensors, which between the chunks would fragment the heap
+    ids: list[int] = []
     keys: list[str] = []
     for _, images, numbers in source.chunks(FIRST, device=device):
         if not ids:
@@ -114,13 +114,13 @@ def _survey(source: ImageSet, flip: bool, device: torch.device) -> dict[str, Any
                 bad = ~block.isfinite().all(1).cpu()
                 raise KineticError(f"reference image {int(numbers[part][bad][0])} is not finite")
             low, high = min(low, least), max(high, most)
-            norms.append((block.double() - center.double()).square().sum(1).div(2).float())
+            norms += (block.double() - center.double()).square().sum(1).div(2).tolist()
             largest = max(largest, float(torch.linalg.vector_norm(wide(block), dim=1).max()))
             keys.extend(_keys(block, source.shape, flip))
-        ids.append(numbers)
-    numbers = torch.cat(ids)
+        ids += numbers.tolist()
+    numbers = torch.tensor(ids)
     groups, repeated = _group(numbers.numpy(), np.array(keys))
-    half_norms = torch.cat(norms).masked_fill_(torch.from_numpy(repeated).to(device), math.inf)
+    half_norms = torch.from_numpy(np.where(repeated, math.inf, norms)).float().to(device)
     members = {"ids": numbers.to(device), "groups": torch.from_numpy(groups).to(device), "half_norms": half_norms}
     return {"shape": source.shape, "center": center, "largest": largest, "low": low, "high": high, **members}
 
