@@ -100,7 +100,4 @@ def presets(text: str) -> list[str]:
 
 def devices_of(text: str) -> int | str:
     """Read a number of devices, or auto."""
-    devices = int(text) if text.isdecimal() else text
-    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
-        raise KineticError(f"--devices must be a number of at least 1, or auto, got {text!r}")
-    return devices
+    return int(text) if text.isdecimal() else text

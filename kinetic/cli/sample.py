@@ -46,7 +46,7 @@ def sample(args: list[str]) -> None:
     options = parse(args)
     comparing = options.compare is not None
     samplers = samplers_of(options, SINGLE)
-    trainer = predictor(accelerator=options.accelerator, devices=devices_of(options.devices), exact=comparing)
+    trainer = predictor(accelerator=options.accelerator, devices=devices_of(options.devices))
     device = trainer.strategy.root_device
     origin = origin_of(options, device=device)
     folder = Path(options.out) if options.out else origin.home / _name(options)
@@ -56,7 +56,7 @@ def sample(args: list[str]) -> None:
         _close_up(options, origin, samplers[SINGLE], folder, device)
         return
     training_set = _training_set(options, origin, device)
-    controlled = options.compare is not None and _has_controls(options, training_set)
+    controlled = comparing and _has_controls(options, training_set)
     if controlled:
         samplers |= _stops(samplers["off"])
     job = Experiment(
@@ -69,14 +69,14 @@ def sample(args: list[str]) -> None:
         precision=options.precision,
         measures=_measures(options, origin),
         response=options.response,
-        exact=options.compare is not None,
-        copies=0 if options.compare is not None else len(options.formats),
+        exact=comparing or training_set is not None,
+        copies=0 if comparing else len(options.formats),
     )
     plan = draw_parts(job, trainer, overwrite=options.overwrite)
     if trainer.is_global_zero:
         print(f"\n{len(plan.seeds):,} samples from {origin.name}")
         work = Work(options=options, job=job, plan=plan, training_set=training_set)
-        tables = _compare(work, controlled=controlled) if options.compare is not None else _single(work)
+        tables = _compare(work, controlled=controlled) if comparing else _single(work)
         if training_set is not None:
             write_copies(folder, tables, training_set)
         if not comparing and any(signal.auroc is not None for signal in signals_of(tables[SINGLE])):

@@ -80,9 +80,11 @@ def write_sampling_report(out_dir: str | Path) -> Path:
     energies = Section("energies", "Energies", lambda: _energies(samples))
     settings = Section("settings", "Settings", lambda: _settings(samples))
     subtitle = "The same seeds under several settings" if comparing else "Generated samples and their energies"
+    names = {path.name for path in folder.iterdir()}
     copies = Section("copies", "Copies of training images", lambda: _copies(samples))
     signals = Section("signals", "Signals of copying", lambda: _signals(samples))
-    rest = (copies, signals, settings)
+    found = [section for file, section in (("memorization.json", copies), ("signals.csv", signals)) if file in names]
+    rest = (*found, settings)
     sections = (*compared, energies, *rest) if comparing else (energies, images, *rest)
     page = render(f"Samples in {folder.name}", subtitle, sections)
     target = folder / "report.html"

@@ -88,12 +88,17 @@ class SamplingModule(LightningModule):
         precision: str = "32",
         measures: Sequence[Measure] = STANDARD,
         response: bool = False,
+        exact: bool = False,
     ) -> None:
-        """Say what is drawn; `precision` holds for the network alone, `response` asks for the re-noising response."""
+        """Say what is drawn; `precision` holds for the network alone, `response` asks for the re-noising response.
+
+        With `exact` pictures are kept as floats, as distances need them.
+        """
         super().__init__()
         self.net = field.net  # where Lightning finds it, to move it to the device
         self.field, self.samplers, self.plan = field, dict(samplers), plan
         self.draw_precision, self.measures, self.response = precision, tuple(measures), response
+        self.exact = exact
 
     def predict_dataloader(self) -> DataLoader:
         """This process's share of the batches that are missing, as the first process sees them."""
@@ -143,13 +148,7 @@ def _same(item: Any) -> Any:
 
 
 class PartWriter(Callback):
-    """Writes every batch of a SamplingModule as it comes, so that an interruption costs one batch.
-
-    With `exact` pictures are kept as floats.
-    """
-
-    def __init__(self, *, exact: bool = False) -> None:
-        self.exact = exact
+    """Writes every batch of a SamplingModule as it comes, so that an interruption costs one batch."""
 
     def on_predict_batch_end(
         self,
@@ -163,7 +162,7 @@ class PartWriter(Callback):
         """Write the part."""
         assert isinstance(pl_module, SamplingModule)
         pictures = pl_module.field.space == "pixels"
-        part = part_of(outputs, batch["seeds"], batch["labels"], pictures=pictures, exact=self.exact)
+        part = part_of(outputs, batch["seeds"], batch["labels"], pictures=pictures, exact=pl_module.exact)
         write_part(pl_module.plan.path(batch["setting"], batch["number"]), part)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,9 +33,10 @@ def npz_file(path: Path, *, count: int) -> Iterator[Add]:
         with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as file:
 
             def add(part: Part) -> None:
+                x = part.pixels()
                 if not tables:
-                    _header(file, part.x.dtype, (count, *part.x.shape[1:]))
-                file.write(np.ascontiguousarray(part.x).tobytes())
+                    _header(file, x.dtype, (count, *x.shape[1:]))
+                file.write(np.ascontiguousarray(x).tobytes())
                 tables.append(part.table)
 
             yield add
@@ -58,7 +59,7 @@ def png_folder(folder: Path) -> Iterator[Add]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def add(part: Part) -> None:
-        for seed, pixels in zip(part.table.seeds.tolist(), part.x, strict=True):
+        for seed, pixels in zip(part.table.seeds.tolist(), part.pixels(), strict=True):
             with replacing(folder / f"{seed:06d}.png") as beside:
                 beside.write_bytes(png(pixels))
 
@@ -96,7 +97,7 @@ def tar_shards(folder: Path, *, per_shard: int = 5000) -> Iterator[Add]:
 
 
 def _files(part: Part) -> Iterator[list[tuple[str, bytes]]]:
-    for seed, label, x in zip(part.table.seeds.tolist(), part.table.labels.tolist(), part.x, strict=True):
+    for seed, label, x in zip(part.table.seeds.tolist(), part.table.labels.tolist(), part.pixels(), strict=True):
         files = [_encoded(f"{seed:06d}", x)]
         if label != NO_LABEL:
             files.append((f"{seed:06d}.cls", str(label).encode()))

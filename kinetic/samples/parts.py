@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from kinetic.samples.table import NO_LABEL, Array, Column, SampleTable
 from kinetic.store.files import replacing
 
 # What an archive holds beside the columns.
-FIXED = ("seeds", "labels", "x", "power", "times", "nfe", "kinds")
+FIXED = ("seeds", "labels", "x", "power", "times", "nfe", "kinds", "pictures")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A batch of samples: its rows, and the samples, pictures as uint8 [B, H, W, C], others as float32 [B, ...]."""
+    """A batch of samples: its rows, and the samples as float32 [B, ...] or, pictures alone, as uint8 [B, H, W, C]."""
 
     table: SampleTable
     x: Array
+    pictures: bool
 
     def __len__(self) -> int:
         return len(self.x)
@@ -36,17 +37,23 @@ class Part:
         x = torch.from_numpy(self.x)
         return from_uint8(x) if x.dtype == torch.uint8 else x
 
+    def pixels(self) -> Array:
+        """Pictures as uint8 [B, H, W, C]; anything else as it is."""
+        exact = self.pictures and self.x.dtype != np.uint8
+        return to_uint8(torch.from_numpy(self.x)).numpy() if exact else self.x
+
 
 def part_of(drawn: Trajectory, seeds: Tensor, labels: Tensor | None, *, pictures: bool, exact: bool = False) -> Part:
     """Take from a trajectory what is kept; `pictures` become bytes, with `exact` they stay float32 [B, C, H, W]."""
-    x = drawn.x.float().cpu()
-    return Part(SampleTable.of(drawn, seeds, labels), x.numpy() if exact or not pictures else to_uint8(x).numpy())
+    part = Part(SampleTable.of(drawn, seeds, labels), drawn.x.float().cpu().numpy(), pictures)
+    return part if exact else replace(part, x=part.pixels())
 
 
 def write_part(path: Path, part: Part) -> None:
     """Write a part whole."""
     table = part.table
     arrays = {name: getattr(table, name) for name in ("seeds", "power", "times", "nfe")} | {"x": part.x}
+    arrays["pictures"] = np.array(part.pictures)
     if (table.labels != NO_LABEL).any():
         arrays["labels"] = table.labels
     kinds = np.array(json.dumps(table.kinds))
@@ -84,7 +91,7 @@ def _part(arrays: dict[str, Array]) -> Part:
         power=arrays["power"],
         times=arrays["times"],
     )
-    return Part(table, x)
+    return Part(table, x, bool(arrays["pictures"]) if "pictures" in arrays else x.dtype == np.uint8)
 
 
 def holds(path: Path, seeds: Sequence[int]) -> bool:

@@ -66,7 +66,7 @@ class Experiment:
         precision: of the network: 32, bf16 or 16.
         measures: what is measured of every sample.
         response: whether to find the re-noising response too, at 0.6 of the cost of drawing.
-        exact: keep pictures as floats, as distances between settings need.
+        exact: keep pictures as floats, as distances need them, from another setting or from training images.
         copies: in how many formats the samples are written besides, to see whether the disk has room.
     """
 
@@ -129,22 +129,24 @@ def experiment(
     OUT/samples.parquet, too. `more` are further fields of `Experiment`. On several processes the others return {}.
     """
     named = {"samples": samplers} if isinstance(samplers, Sampler) else dict(samplers)
-    several = {"exact": True} if len(named) > 1 else {}
-    job = Experiment(origin=origin, samplers=named, seeds=list(seeds), folder=Path(out), **several | more)
-    trainer = predictor(accelerator=accelerator, devices=devices, exact=job.exact)
+    exact = {"exact": True} if len(named) > 1 or training_set is not None else {}
+    job = Experiment(origin=origin, samplers=named, seeds=list(seeds), folder=Path(out), **exact | more)
+    trainer = predictor(accelerator=accelerator, devices=devices)
     plan = draw_parts(job, trainer, overwrite=overwrite)
     return collect(job, plan, training_set=training_set) if trainer.is_global_zero else {}
 
 
-def predictor(*, accelerator: str = "auto", devices: int | str = 1, exact: bool = False) -> Trainer:
-    """Make a trainer that draws."""
+def predictor(*, accelerator: str = "auto", devices: int | str = 1) -> Trainer:
+    """Make a trainer that draws on a number of devices, or on as many as there are ("auto")."""
+    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
+        raise KineticError(f"--devices must be a number of at least 1, or auto, got {devices!r}")
     with refusing("--accelerator, --devices"):
         return Trainer(
             accelerator=accelerator,
             devices=devices,
             strategy="auto" if devices in (1, "auto") else "ddp",
             precision="32-true",  # that of the network is draw's business
-            callbacks=[RunProgress(), PartWriter(exact=exact)],
+            callbacks=[RunProgress(), PartWriter()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -164,7 +166,7 @@ def draw_parts(job: Experiment, trainer: Trainer, *, overwrite: bool = False) ->
             print(f"all samples are in {os.path.relpath(job.folder)} already", file=sys.stderr)
             if trainer.world_size == 1:  # several processes go on together or not at all
                 return plan
-    settings = {"precision": job.precision, "measures": job.measures, "response": job.response}
+    settings = {"precision": job.precision, "measures": job.measures, "response": job.response, "exact": job.exact}
     module = SamplingModule(job.origin.field, job.samplers, plan, **settings)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there
     try:
