@@ -33,7 +33,7 @@ class ImageSet:
         self._kept: list[tuple[Shard, Tensor]] | None = None
 
     @classmethod
-    def of(cls, source: "Source", name: str = "the image set") -> "ImageSet":
+    def of(cls, source: "ImageSource", name: str = "the image set") -> "ImageSet":
         """Wrap images [N, ...]: a tensor, array or memory map, or a re-iterable or function that starts a pass.
 
         A pass yields images [n, ...] of any n, alone or as (images, ids) or (images, ids, names); without ids, images
@@ -140,7 +140,7 @@ class ImageSet:
         return KineticError(f"{self.name} changed: it had {self._count} images when indexed and has {now} now")
 
 
-Source = Tensor | np.ndarray | ImageSet | Iterable[Item] | Callable[[], Iterable[Item]]
+ImageSource = Tensor | np.ndarray | ImageSet | Iterable[Item] | Callable[[], Iterable[Item]]
 
 
 def _tensor(images: Shard) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from kinetic.data import Digits, Shards
-from kinetic.data.pools import Plan
+from kinetic.data.pools import BatchOrder
 from kinetic.data.writing import write_shards
 
 
@@ -20,7 +20,7 @@ def ids_of(loader: Any, epochs: int) -> list[list[str]]:
 
 def test_every_pass_over_the_subset_holds_each_image_once_whatever_the_batch() -> None:
     subset = torch.arange(10, 17)
-    plan = Plan(subset, batch=3, per_epoch=2)
+    plan = BatchOrder(subset, batch=3, per_epoch=2)
     seen = torch.cat([plan.indices(b) for b in range(14)])  # 42 images: six passes over seven
     for part in seen.split(7):
         assert sorted(part.tolist()) == subset.tolist()
@@ -28,13 +28,13 @@ def test_every_pass_over_the_subset_holds_each_image_once_whatever_the_batch() -
 
 
 def test_batches_larger_than_the_subset_hold_whole_passes() -> None:
-    plan = Plan(torch.arange(5), batch=12, per_epoch=1)
+    plan = BatchOrder(torch.arange(5), batch=12, per_epoch=1)
     counts = torch.bincount(torch.cat([plan.indices(b) for b in range(5)]))
     assert counts.tolist() == [12] * 5
 
 
 def test_a_batch_is_a_function_of_its_number_not_of_the_way_there() -> None:
-    forward, direct = (Plan(torch.arange(7), batch=3, per_epoch=2, seed=3) for _ in range(2))
+    forward, direct = (BatchOrder(torch.arange(7), batch=3, per_epoch=2, seed=3) for _ in range(2))
     walked = [forward.indices(b) for b in range(9)]
     for b in (8, 2, 5):
         assert torch.equal(direct.indices(b), walked[b])
@@ -99,7 +99,7 @@ def test_the_state_counts_batches_delivered() -> None:
 
 
 def test_flips_mirror_about_half_and_differ_from_batch_to_batch() -> None:
-    plan = Plan(torch.arange(4), batch=4000, per_epoch=1)
+    plan = BatchOrder(torch.arange(4), batch=4000, per_epoch=1)
     first, second = plan.flips(0), plan.flips(1)
     assert 1800 < int(first.sum()) < 2200
     assert 1800 < int((first != second).sum()) < 2200

@@ -1,12 +1,18 @@
 """FlowMatching without the command line."""
 
+from pathlib import Path
+
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+import kinetic.training.module as module_file
+from kinetic.cli.train import train
 from kinetic.data import Digits, Toy
+from kinetic.flow.motion import IntegrationError
 from kinetic.flow.seeds import ValidationSampling
 from kinetic.nn import MLP, UNet
 from kinetic.training.module import FlowMatching
@@ -156,3 +162,23 @@ def test_plain_loaders_do_without_a_datamodule():
     trainer = Trainer(accelerator="cpu", max_steps=4, **QUIET)
     trainer.fit(module, train_dataloaders=loader, val_dataloaders=loader)
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_draw_that_fails_in_validation_is_one_line_and_training_goes_on(tiny, capsys, monkeypatch):
+    calls, original = [], module_file.draw
+
+    def fails_at_first(*args, **options):
+        calls.append(args[1])
+        if len(calls) == 1:
+            raise IntegrationError("dopri5 stopped near t = 0.5 (underflow in dt): use a fixed method")
+        return original(*args, **options)
+
+    monkeypatch.setattr(module_file, "draw", fails_at_first)
+    watching = {"trainer": {"max_steps": 5, "callbacks": [{"class_path": "kinetic.callbacks.KPECallback"}]}}
+    train(["--config", str(tiny(**watching)), "--run.name", "run"])
+    said = capsys.readouterr().err
+    assert "kinetic energies: seeds 0 to 3 were not drawn: dopri5 stopped near t = 0.5" in said
+    assert said.count("were not drawn") == 1
+    assert pq.read_table("runs/run/kpe.parquet").column("seed").to_pylist() == [4, 5]
+    assert Path("runs/run/checkpoints/last.ckpt").is_file()

@@ -400,3 +400,20 @@ def test_two_processes_write_what_one_does(at):
     assert abs(pixels(Path("one")).astype(int) - pixels(Path("two"))).max() <= 1
     assert {p.name for p in Path("one").iterdir()} == {p.name for p in Path("two").iterdir()}
     assert Path("one/.parts/samples/000003.npz").read_bytes() == Path("two/.parts/samples/000003.npz").read_bytes()
+
+
+def test_a_solver_that_gives_up_is_one_line_in_a_close_up_and_in_a_sampling(at, capsys, monkeypatch):
+    run = at("plain")
+    state = read_checkpoint(run / "checkpoints/last.ckpt")
+    for name, value in state["state_dict"].items():
+        if value.is_floating_point():
+            state["state_dict"][name] = torch.full_like(value, torch.nan)
+    write_checkpoint(state, run / "checkpoints/last.ckpt")
+    for options in (["--index", "3"], ["--num", "2"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["sample", "--method", "dopri5", *options, *CPU])
+        assert stop.value.code == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]  # behind the progress bar
+        assert said.startswith("error: ")
+        assert "dopri5 stopped near t = 0" in said
+        assert "use a fixed method" in said

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from kinetic.data.loader import TrainLoader, ValLoader
-from kinetic.data.pools import SUBSET, CachedPool, Plan, Pool, Source, to_float
+from kinetic.data.pools import SUBSET, BatchOrder, CachedPool, Pool, Source, to_float
 from kinetic.errors import KineticError
 from kinetic.tensors import generator
 
@@ -113,7 +113,7 @@ class FlowDataModule(LightningDataModule):
         steps = self.steps_per_epoch or -(-len(self._subset) // self.batch_size)
         length = steps * accumulate
         epoch = min(limit, length) if isinstance(limit, int) else int(length * limit)
-        plan = Plan(
+        plan = BatchOrder(
             self._subset,
             batch=self.batch_size // parts,
             per_epoch=max(int(epoch), 1),

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.images import read_image
-from kinetic.data.pools import Plan, Pool, Source, stacked
+from kinetic.data.pools import BatchOrder, Pool, Source, stacked
 from kinetic.data.progress import progress
 from kinetic.errors import KineticError
 
@@ -67,7 +67,7 @@ class FilePool(Pool):
         self.files.expected = (height, width, depth)
         self.shape = (depth, height, width)
 
-    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, plan: BatchOrder, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Decode the batches that the plan asks for."""
         queue: deque[Tensor] = deque()
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinetic.data.pools import Plan, Pool, to_float
+from kinetic.data.pools import BatchOrder, Pool, to_float
 
 Batch = dict[str, Any]  # {"x": float32 [B, ...] in [-1, 1], "labels": int64 [B] or None, "ids": list[str]}
 
@@ -18,7 +18,7 @@ class TrainLoader:
     with a checkpoint. Every rank has the same length.
     """
 
-    def __init__(self, pool: Pool, plan: Plan, *, flip: bool = False, length: int | None = None) -> None:
+    def __init__(self, pool: Pool, plan: BatchOrder, *, flip: bool = False, length: int | None = None) -> None:
         """Serve `plan` from `pool`; `length` is what `len` says where the trainer cuts epochs to `plan.per_epoch`."""
         self.pool, self.plan, self.flip = pool, plan, flip
         self.length = plan.per_epoch if length is None else length

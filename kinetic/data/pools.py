@@ -16,7 +16,7 @@ from kinetic.tensors import chunks, generator
 ORDER, FLIP, SUBSET = 1, 2, 3  # what a generator is for, part of its key
 
 
-class Plan:
+class BatchOrder:
     """Which images every training batch holds, a function of (seed, batch number, rank) alone.
 
     The permutations of the subset, one for each pass over it, are laid end to end and cut into global batches, and
@@ -27,7 +27,7 @@ class Plan:
     def __init__(
         self, subset: Tensor, *, batch: int, per_epoch: int, seed: int = 0, rank: int = 0, world: int = 1
     ) -> None:
-        """Plan over `subset` [N] (pool indices); `batch` images a rank, `per_epoch` batches in an epoch."""
+        """BatchOrder over `subset` [N] (pool indices); `batch` images a rank, `per_epoch` batches in an epoch."""
         if len(subset) == 0:
             raise KineticError("there is no image to train on: the training subset is empty")
         self.subset, self.batch, self.per_epoch = subset, batch, per_epoch
@@ -68,7 +68,7 @@ class Pool(ABC):
         return len(self.ids)
 
     @abstractmethod
-    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, plan: BatchOrder, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (raw images [B, ...], pool indices int64 [B]) for the training batches `start` to `stop` of `plan`."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class ArrayPool(Pool):
         self.shape = tuple(to_float(images[:1]).shape[1:])
         self.pictures = images.dtype == torch.uint8
 
-    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, plan: BatchOrder, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Index the array."""
         for number in range(start, stop):
             indices = plan.indices(number)
@@ -116,7 +116,7 @@ class CachedPool(Pool):
         self.ids, self.labels, self.shape, self.pictures = pool.ids, pool.labels, pool.shape, pool.pictures
         self._raw: Tensor | None = None
 
-    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, plan: BatchOrder, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Index the images in memory."""
         raw = self._decoded()
         for number in range(start, stop):

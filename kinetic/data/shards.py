@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.decoding import Decoder, Index, index_shards
-from kinetic.data.pools import ORDER, Plan, Pool, Source, stacked, to_float
+from kinetic.data.pools import ORDER, BatchOrder, Pool, Source, stacked, to_float
 from kinetic.data.tars import DamagedShard, Shard, find_shards, read_samples
 from kinetic.errors import KineticError
 from kinetic.tensors import generator, seed_from
@@ -63,7 +63,7 @@ class ShardPool(Pool):
         """Read the shards that hold `indices` one after another; each image is decoded once and in order."""
         yield from stacked(self._exact(indices), size)
 
-    def batches(self, plan: Plan, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, plan: BatchOrder, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Stream the batches of one epoch; a share of the shards for each rank and worker."""
         workers = self._useful_workers(plan)
         stream = TrainStream(self, plan, start, stop)
@@ -73,7 +73,7 @@ class ShardPool(Pool):
                 raise KineticError(item)
             yield item
 
-    def wanted(self, plan: Plan) -> Tensor:
+    def wanted(self, plan: BatchOrder) -> Tensor:
         """How many images of the training subset each shard holds, int64 [S]."""
         ends = torch.tensor(self.starts[1:])
         return torch.bincount(torch.searchsorted(ends, plan.subset, right=True), minlength=len(ends))
@@ -95,7 +95,7 @@ class ShardPool(Pool):
                     yield ready.pop(following)
                     following = next(due, -1)
 
-    def _useful_workers(self, plan: Plan) -> int:
+    def _useful_workers(self, plan: BatchOrder) -> int:
         shards = int((self.wanted(plan) > 0).sum())
         most = max(shards // plan.world, 1)
         if self.workers > most:
@@ -135,7 +135,7 @@ def share(wanted: Tensor, *, seed: int, epoch: int, stream: int, streams: int) -
 class TrainStream(IterableDataset[tuple[Tensor, Tensor] | str]):
     """Batches `start` to `stop` of an epoch, from its beginning: those before `start` are read past and not decoded."""
 
-    def __init__(self, pool: ShardPool, plan: Plan, start: int, stop: int) -> None:
+    def __init__(self, pool: ShardPool, plan: BatchOrder, start: int, stop: int) -> None:
         self.pool, self.plan, self.start, self.stop = pool, plan, start, stop
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | str]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.images import ImageSet, Source
+from kinetic.images import ImageSet, ImageSource
 from kinetic.tensors import chunks, exact_products
 
 LAST = 1 - 1e-4  # the field is singular at t = 1; later times are taken as this one
@@ -34,7 +34,7 @@ class EmpiricalVelocity:
 
     def __init__(
         self,
-        images: Source,
+        images: ImageSource,
         labels: "Tensor | np.ndarray | None" = None,
         *,
         num_classes: int | None = None,

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kinetic.errors import KineticError
-from kinetic.images import Source
+from kinetic.images import ImageSource
 from kinetic.metrics.neighbors import nearest
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.metrics.statistics import THRESHOLD, wilson
@@ -55,7 +55,12 @@ class Memorization(Metric):
     rows: list[Tensor]
 
     def __init__(
-        self, reference: ReferenceIndex | Source, *, threshold: float = THRESHOLD, flip: bool = False, **kwargs: Any
+        self,
+        reference: ReferenceIndex | ImageSource,
+        *,
+        threshold: float = THRESHOLD,
+        flip: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.reference = prepare(reference, flip=flip)
@@ -82,7 +87,7 @@ class Memorization(Metric):
 
 def memorization(
     images: Tensor,
-    reference: ReferenceIndex | Source,
+    reference: ReferenceIndex | ImageSource,
     *,
     index: Tensor | None = None,
     threshold: float = THRESHOLD,
@@ -94,7 +99,7 @@ def memorization(
     return summarize(measure(images, prepared, numbers, threshold=threshold).cpu())
 
 
-def prepare(reference: ReferenceIndex | Source, *, flip: bool = False) -> ReferenceIndex:
+def prepare(reference: ReferenceIndex | ImageSource, *, flip: bool = False) -> ReferenceIndex:
     """Index `reference` if it is not an index; raise ValueError where d₂ would be undefined."""
     index = reference if isinstance(reference, ReferenceIndex) else ReferenceIndex.build(reference, flip=flip)
     if flip and not index.flip:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.images import Source
+from kinetic.images import ImageSource
 from kinetic.metrics.reference import ReferenceIndex, mirror, wide
 from kinetic.tensors import chunks, exact_products
 
@@ -36,7 +36,7 @@ class NeighborResult:
 
 def nearest(
     queries: Tensor,
-    reference: ReferenceIndex | Source,
+    reference: ReferenceIndex | ImageSource,
     *,
     k: int = 2,
     flip: bool = False,

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.images import ImageSet, Source
+from kinetic.images import ImageSet, ImageSource
 from kinetic.tensors import chunks
 
 FIRST = 4096  # images that the center is the mean of, at most
@@ -52,7 +52,7 @@ class ReferenceIndex:
 
     @classmethod
     def build(
-        cls, source: Source, *, flip: bool = False, device: torch.device | str | None = None, cache: bool = False
+        cls, source: ImageSource, *, flip: bool = False, device: torch.device | str | None = None, cache: bool = False
     ) -> "ReferenceIndex":
         """Read `source`, see `ImageSet.of`, once. With `cache` it is kept on the device; a tensor always is.
 
