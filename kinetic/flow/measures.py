@@ -7,7 +7,6 @@ then a column wherever samples are rows: in a validation's tables, parquet, CSV,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -24,19 +23,28 @@ def power(v: Tensor) -> Tensor:
     return 0.5 * squared_norm(v)
 
 
-@dataclass(frozen=True)
 class Evaluation:
-    """The field at one time for a whole batch; the motion there is `gain * v`."""
+    """The field at one time for a whole batch; the motion there is `gain * v`.
 
-    t: float  # in [0, 1]; 0 is noise, 1 is data
-    x: Tensor  # [B, ...]
-    v: Tensor  # [B, ...], the velocity, not yet scaled
-    gain: float  # η(t) of the shaping; 1 without
+    Attributes:
+        t: time in [0, 1]; 0 is noise, 1 is data.
+        x: states [B, ...].
+        v: velocities [B, ...], not yet scaled.
+        gain: η(t) of the shaping; 1 without.
+    """
 
-    @cached_property
+    __slots__ = ("_power", "gain", "t", "v", "x")
+
+    def __init__(self, *, t: float, x: Tensor, v: Tensor, gain: float) -> None:
+        self.t, self.x, self.v, self.gain = t, x, v, gain
+        self._power: Tensor | None = None
+
+    @property
     def power(self) -> Tensor:
         """Power ½‖v‖² of the field, [B], computed once for all that ask."""
-        return power(self.v)
+        if self._power is None:
+            self._power = power(self.v)
+        return self._power
 
 
 @dataclass(frozen=True)

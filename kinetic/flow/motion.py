@@ -1,6 +1,6 @@
 """The motion that a solver follows: the velocity, evaluated, scaled by the shaping, and counted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,12 @@ class Motion:
         self.velocity, self.kts = velocity, kts
         self.measures = tuple(measures)
         self.rates = tuple(measure for measure in self.measures if isinstance(measure, Rate))
+        self._gain: Callable[[float], float] = (lambda t: 1.0) if kts.is_off else kts.gain
         self.nfe = 0
         self.states: dict[str, Any] = dict.fromkeys((measure.name for measure in self.measures), None)
+        # Most measures do one thing alone: no others are asked.
         self._looking = tuple(m for m in self.measures if type(m).look is not Measure.look)
+        self._stepping = tuple(m for m in self.measures if type(m).step is not Measure.step)
 
     def at(self, t: float, x: Tensor, *, gain: float | None = None) -> Evaluation:
         """Evaluate the field at time `t` and state `x` [B, ...]; `gain` is η(t) where it is known already."""
@@ -34,18 +37,22 @@ class Motion:
         if v.shape != x.shape:
             raise KineticError(f"the velocity must have the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}")
         self.nfe += 1
-        now = Evaluation(t=t, x=x, v=v.to(x.dtype), gain=self.kts.gain(t) if gain is None else gain)
+        v = v if v.dtype is x.dtype else v.to(x.dtype)
+        now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain)
         for measure in self._looking:
             self.states[measure.name] = measure.look(self.states[measure.name], now)
         return now
 
     def accrued(self, now: Evaluation) -> Tensor | None:
         """Return what each rate accrues at `now`, [rates, B]; None where nothing is integrated."""
-        return torch.stack([rate.rate(now).to(now.x.dtype) for rate in self.rates]) if self.rates else None
+        if not self.rates:
+            return None
+        rows = [rate.rate(now) for rate in self.rates]
+        return torch.stack([row if row.dtype is now.x.dtype else row.to(now.x.dtype) for row in rows])
 
     def tell(self, now: Evaluation, dt: float) -> None:
         """Tell every measure of an accepted step."""
-        for measure in self.measures:
+        for measure in self._stepping:
             self.states[measure.name] = measure.step(self.states[measure.name], now, dt)
 
 
