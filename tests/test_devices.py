@@ -30,6 +30,7 @@ from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS, shaped
 from kinetic.flow.solvers import FIXED
 from kinetic.flow.straightness import Straightness
+from kinetic.images import ImageSet
 from kinetic.memorization.detectors import renoise
 from kinetic.metrics import neighbors
 from kinetic.metrics.reference import ReferenceIndex
@@ -278,7 +279,7 @@ def test_the_neighbour_search_between_its_reads(fake, flip) -> None:
     images = torch.empty(count, *shape, device=CUDA)
     numbers = torch.zeros(count, dtype=torch.int64, device=CUDA)
     index = ReferenceIndex(
-        source=images,
+        source=ImageSet.of(images),
         shape=shape,
         flip=flip,
         device=CUDA,

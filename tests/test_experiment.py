@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import kinetic.samples.copying
 import kinetic.samples.drawing
-import kinetic.studies.experiment
 from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field
@@ -67,7 +67,7 @@ def test_tables_are_what_draw_gives(origin: Origin, tmp_path: Path) -> None:
 
 
 def test_one_sampler_and_a_training_set(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinetic.studies.experiment, "SEARCHED", 5 * 16 * 4)  # five samples at a time
+    monkeypatch.setattr(kinetic.samples.copying, "SEARCHED", 5 * 16 * 4)  # five samples at a time
     searched = []
     original = TrainingSet.measure
     monkeypatch.setattr(TrainingSet, "measure", lambda self, x, n: searched.append(len(x)) or original(self, x, n))

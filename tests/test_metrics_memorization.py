@@ -1,17 +1,12 @@
 """F_mem, its interval, the onset, and the metric over several processes."""
 
 import math
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from kinetic.memorization.copies import Memorization, memorization, summarize
+from kinetic.memorization.copies import measure, memorization, summarize
 from kinetic.memorization.onset import Validation, find_onset
 from kinetic.metrics.neighbors import nearest
 from kinetic.metrics.reference import ReferenceIndex
@@ -90,32 +85,22 @@ def test_batches_order_and_repeated_rows_change_nothing() -> None:
     samples, seeds = torch.cat([images(30)[:7] + 1e-3, images(20, seed=1)]), torch.arange(27) * 3
     index = ReferenceIndex.build(images(30))
     whole = memorization(samples, index, index=seeds)
-    metric = Memorization(index)
     order = torch.randperm(27, generator=torch.Generator().manual_seed(0))
-    for part in torch.cat([order, order[:5]]).split(4):
-        metric.update(samples[part], seeds[part])
-    result = metric.compute()
+    rows = [measure(samples[part], index, seeds[part]) for part in torch.cat([order, order[:5]]).split(4)]
+    result = summarize(torch.cat(rows))
     assert result.total == 27
     assert torch.equal(result.table, whole.table)
     assert result[:-1] == whole[:-1]
     assert torch.equal(result.table[:, 1], nearest(samples, index).distances[:, 0])
-    metric.reset()
-    metric.update(samples[:1], seeds[:1])
-    assert metric.compute().total == 1
-    assert metric.compute().column("d1").shape == (1,)
+    one = summarize(measure(samples[:1], index, seeds[:1]))
+    assert one.total == 1
+    assert one.column("d1").shape == (1,)
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_no_samples() -> None:
-    result = Memorization(images(5)).compute()
+    result = summarize(torch.empty(0, 7, dtype=torch.float64))
     assert (result.low, result.high, result.total) == (0, 1, 0)
     assert math.isnan(result.f_mem)
-
-
-def test_the_metric_has_no_weights_and_no_state_dict() -> None:
-    metric = Memorization(images(5))
-    metric.update(images(2), torch.arange(2))
-    assert not metric.state_dict()
 
 
 def test_large_seeds_keep_their_identity() -> None:
@@ -126,10 +111,10 @@ def test_large_seeds_keep_their_identity() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Memorization(images(1)), "F_mem needs at least two distinct training images, got 1"),
+        (lambda: memorization(images(2), images(1)), "F_mem needs at least two distinct training images, got 1"),
         (lambda: memorization(images(2), images(1).repeat(9, 1, 1, 1)), "two distinct training images, got 1"),
-        (lambda: Memorization(images(5), threshold=0.0), r"threshold must lie in \(0, 1\], got 0.0"),
-        (lambda: Memorization(ReferenceIndex.build(images(5)), flip=True), "without flips"),
+        (lambda: memorization(images(2), images(5), threshold=0.0), r"threshold must lie in \(0, 1\], got 0.0"),
+        (lambda: memorization(images(2), ReferenceIndex.build(images(5)), flip=True), "without flips"),
         (lambda: memorization(images(3), images(5), index=torch.arange(2)), "3 samples with 2 indices"),
         (lambda: memorization(images(1), images(5), index=torch.tensor([2**53])), "integers below"),
         (lambda: memorization(images(1), images(5), index=torch.tensor([0.5])), "integers below"),
@@ -180,55 +165,3 @@ def test_summary_of_unsorted_repeated_rows_keeps_the_first() -> None:
     rows = torch.tensor([[3, 1, 2, 0.5, 0, 1, 0], [1, 1, 9, 0.1, 4, 1, 1], [3, 0, 2, 0, 0, 1, 1]], dtype=torch.float64)
     result = summarize(rows)
     assert (result.copied, result.total, result.mean_d1) == (1, 2, 1)
-
-
-RANKS = """
-import sys, torch
-import torch.distributed as dist
-from kinetic.memorization.copies import Memorization
-from test_metrics_memorization import images
-
-rank, world, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-samples = torch.cat([images(20)[:8] + 1e-3, images(9, seed=1)])
-samples[3] = float("nan")
-for name, shares in {
-    "unequal": [[0, 2, 4, 6, 8, 10, 12, 14, 16, 7, 9, 11, 13, 15, 0], [1, 3, 5, 2]],
-    "empty": [[], list(range(17))],
-    "none": [[], []],
-}.items():
-    metric = Memorization(images(20))
-    for part in torch.tensor(shares[rank], dtype=torch.long).split(4) if shares[rank] else ():
-        metric.update(samples[part], part)
-    result = metric.compute()
-    torch.save(result.table, f"{folder}/{name}-{rank}.pt")
-    kept = sum(len(part) for part in metric.rows)
-    assert kept == len(shares[rank]), (name, kept)  # what this process holds is as before
-dist.destroy_process_group()
-"""
-
-
-def test_several_processes_equal_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, "-W", "ignore", "-c", RANKS]
-    workers = [
-        subprocess.Popen([*command, str(rank), "2", str(port), str(tmp_path)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=60)[1].decode() for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert all(worker.returncode == 0 for worker in workers), "\n".join(errors)
-    samples = torch.cat([images(20)[:8] + 1e-3, images(9, seed=1)])
-    samples[3] = math.nan
-    alone = memorization(samples, images(20)).table
-    for rank in range(2):
-        for name, expected in (("unequal", alone), ("empty", alone), ("none", alone[:0])):
-            gathered = torch.load(tmp_path / f"{name}-{rank}.pt")
-            assert torch.allclose(gathered, expected, rtol=1e-9, atol=0, equal_nan=True), (name, rank)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kinetic.cli import COMMANDS, main
+from kinetic.cli.train import train
 from tests.test_configs import ParseOnly
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,9 @@ TRAININGS = [line for line in COMMAND_LINES if line.startswith("uv run train.py 
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().split("\n")[-1][:40])
-def test_python_snippet_runs(code, workdir):
+def test_python_snippet_runs(code, tiny):
+    if "open_run" in code:  # there has to be one
+        train(["--config", str(tiny(trainer={"max_steps": 2}, model={"samples": {"num": 0}}))])
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 

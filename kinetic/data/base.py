@@ -182,12 +182,6 @@ class FlowDataModule(LightningDataModule):
         for x, part in self._exact(self._held, chosen[rows], chunk):
             yield x, rows[part], [self._held.ids[i] for i in chosen[rows[part]].tolist()]
 
-    @property
-    def num_held_out(self) -> int:
-        """How many images `held_out()` yields."""
-        self.setup()
-        return len(self._rest)
-
     def splits(self) -> list[tuple[str, Pool, Tensor]]:
         """What there is to copy: ("train", pool, ascending indices) and, if the data set comes with one, ("test", ...).
 

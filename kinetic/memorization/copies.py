@@ -1,13 +1,10 @@
 """Memorisation: the share of samples that are copies of a training image."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kinetic.errors import KineticError
 from kinetic.images import ImageSource
@@ -40,51 +37,6 @@ class MemorizationResult(NamedTuple):
         return values.bool() if name in ("finite", "copied") else values
 
 
-class Memorization(Metric):
-    """Gather d₁, d₂ and the nearest training image of every sample; compute F_mem over all processes.
-
-    A sample is a copy when d₁/d₂ < `threshold`, d₁ and d₂ the distances to its nearest and second-nearest distinct
-    training images; a sample that is not finite is none. Each row carries the sample's index (its seed): results do not
-    depend on order, batches or processes, and rows repeated by a padding sampler count once. A streamed reference is
-    read at every update: cache it in the index, or update once with all samples.
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    rows: list[Tensor]
-
-    def __init__(
-        self,
-        reference: ReferenceIndex | ImageSource,
-        *,
-        threshold: float = THRESHOLD,
-        flip: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.reference = prepare(reference, flip=flip)
-        self.threshold = _valid_threshold(threshold)
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
-
-    def update(self, samples: Tensor, index: Tensor) -> None:
-        """Add samples [B, ...] of the reference's shape and range, with their index [B] int64."""
-        rows = measure(samples, self.reference, index, threshold=self.threshold)
-        self.rows.append(rows.to(self.device))
-
-    def compute(self) -> MemorizationResult:
-        """Summarise the samples of all processes."""
-        rows = self.rows if isinstance(self.rows, list) else [self.rows]
-        return summarize(torch.cat([_empty(), *(part.cpu() for part in rows)]))
-
-    def _sync_dist(
-        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
-    ) -> None:
-        """Let a process without samples take part with a table of no rows, so that all gather the same shape."""
-        self.rows = self.rows or [_empty().to(self.device)]
-        super()._sync_dist(dist_sync_fn, process_group)
-
-
 def memorization(
     images: Tensor,
     reference: ReferenceIndex | ImageSource,
@@ -111,6 +63,7 @@ def prepare(reference: ReferenceIndex | ImageSource, *, flip: bool = False) -> R
 
 def measure(samples: Tensor, reference: ReferenceIndex, index: Tensor, *, threshold: float = THRESHOLD) -> Tensor:
     """Compare samples [B, ...] with the reference: rows [B, 7] float64 with the columns COLUMNS."""
+    _check_threshold(threshold)
     index = torch.as_tensor(index, device=samples.device).flatten()
     if len(index) != len(samples):
         raise KineticError(f"{len(samples)} samples with {len(index)} indices; pass one index a sample")
@@ -144,11 +97,6 @@ def summarize(table: Tensor) -> MemorizationResult:
     )
 
 
-def _valid_threshold(threshold: float) -> float:
+def _check_threshold(threshold: float) -> None:
     if not 0 < threshold <= 1:
         raise KineticError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
-    return threshold
-
-
-def _empty() -> Tensor:
-    return torch.empty(0, len(COLUMNS), dtype=torch.float64)

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kinetic.memorization.copies import MemorizationResult, summarize
+from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.statistics import Signal, signal_table
 from kinetic.samples.table import Array, Column, SampleTable
+
+SEARCHED = 2**28  # bytes of samples that are compared with the training set at a time
 
 # What the search for copies adds to a table: distances to the nearest and second-nearest distinct training image.
 KINDS = {
@@ -53,3 +57,33 @@ def signals_of(table: SampleTable) -> list[Signal]:
     signs = {name: kind.sign for name, kind in table.kinds.items() if kind.sign is not None}
     known = {name: torch.from_numpy(table.columns[name]) for name in signs if np.isfinite(table.columns[name]).any()}
     return signal_table(known, ratio, copied.bool(), signs)
+
+
+class CopySearch:
+    """Compares samples with a training set, many at a time, since one that is read from disk is read each time."""
+
+    def __init__(self, training_set: TrainingSet) -> None:
+        self.training_set = training_set
+        self.waiting: list[tuple[str, Tensor, Array]] = []
+        self.found: dict[str, list[Array]] = {}
+
+    def add(self, setting: str, x: Tensor, seeds: Array) -> None:
+        """Take in samples [B, ...] of a setting."""
+        self.waiting.append((setting, x, seeds))
+        if sum(x.numel() * 4 for _, x, _ in self.waiting) >= SEARCHED:
+            self._search()
+
+    def rows(self, setting: str) -> Array:
+        """What was found for all samples of a setting, [N, 7] float64, in the order in which they came."""
+        self._search()
+        return np.concatenate(self.found[setting])
+
+    def _search(self) -> None:
+        if not self.waiting:
+            return
+        numbers = torch.from_numpy(np.concatenate([seeds for _, _, seeds in self.waiting]))
+        rows = self.training_set.measure(torch.cat([x for _, x, _ in self.waiting]), numbers).numpy()
+        ends = np.cumsum([len(seeds) for _, _, seeds in self.waiting])[:-1]
+        for (setting, _, _), part in zip(self.waiting, np.split(rows, ends), strict=True):
+            self.found.setdefault(setting, []).append(part)
+        self.waiting = []

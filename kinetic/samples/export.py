@@ -1,10 +1,11 @@
-"""Sets of samples as files for other programs: npz, PNG, webdataset shards and CSV, each written a part at a time.
+"""Sets of samples as files for other programs: npz, PNG, webdataset shards a part at a time, and tables of their rows.
 
 The same samples give the same bytes: files hold no dates, owners or host names.
 """
 
 import csv
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from kinetic.samples.parts import Part
@@ -125,3 +128,16 @@ def write_csv(path: Path, tables: Mapping[str, SampleTable], *, without: tuple[s
             cells = [value if value == "" else f"{value:.9g}" for value in (column[row] for column in columns)]
             writer.writerow([*([setting] if named else []), seed, "" if label == NO_LABEL else label, *cells, nfe])
     write_text(path, buffer.getvalue())
+
+
+def write_parquet(path: Path, tables: Mapping[str, SampleTable]) -> None:
+    """Write the rows of all settings, one a sample, with the unit and the sign of every column in the metadata."""
+    parts = []
+    for setting, table in tables.items():
+        labels = pa.array(table.labels, pa.int64(), mask=table.labels == NO_LABEL)
+        fixed = {"seed": table.seeds, "label": labels, "finite": table.finite, "nfe": table.nfe}
+        parts.append(pa.table({"setting": pa.array([setting] * len(table)), **fixed, **table.columns}))
+    kinds = {name: kind for table in tables.values() for name, kind in table.kinds.items()}
+    whole = pa.concat_tables(parts, promote_options="default").replace_schema_metadata({"columns": json.dumps(kinds)})
+    with replacing(path) as beside:
+        pq.write_table(whole, beside)

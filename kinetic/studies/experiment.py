@@ -6,7 +6,6 @@
 both. Memory is bounded by a batch under every setting and the numbers of every sample.
 """
 
-import json
 import os
 import sys
 import warnings
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -32,18 +29,17 @@ from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import Labels
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
-from kinetic.samples.copying import with_copies
+from kinetic.samples.copying import CopySearch, with_copies
 from kinetic.samples.drawing import PartWriter, Plan, SamplingModule
+from kinetic.samples.export import write_parquet
 from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
 from kinetic.samples.parts import Part
 from kinetic.samples.table import NO_LABEL, Array, SampleTable
-from kinetic.store.files import replacing
 from kinetic.training.loggers import is_rank_zero
 
 TABLE = "samples.parquet"
 BATCH = {"cpu": 64}  # samples at a time; 256 on other devices
 PROFILES = 4096  # samples whose power profiles are kept
-SEARCHED = 2**28  # bytes of samples that are compared with the training set at a time
 PRECISIONS = ("32", "bf16", "16")
 
 Batch = dict[str, Part]  # the same seeds under every setting
@@ -231,7 +227,7 @@ def collect(
     tables = {name: SampleTable.join(parts, profiles=PROFILES) for name, parts in rows.items()}
     if search is not None:
         tables = {name: with_copies(table, search.rows(name)) for name, table in tables.items()}
-    write_tables(job.folder / TABLE, tables)
+    write_parquet(job.folder / TABLE, tables)
     return tables
 
 
@@ -246,46 +242,3 @@ def _bare(seeds: Array, x: Tensor) -> SampleTable:
     finite, unknown = x.flatten(1).isfinite().all(1).numpy(), np.full(len(seeds), NO_LABEL)
     none = np.zeros(len(seeds), np.int64)
     return SampleTable(seeds, unknown, finite, none, {}, {}, np.empty((0, len(seeds)), np.float32), np.empty(0))
-
-
-class CopySearch:
-    """Compares samples with a training set, many at a time, since one that is read from disk is read each time."""
-
-    def __init__(self, training_set: TrainingSet) -> None:
-        self.training_set = training_set
-        self.waiting: list[tuple[str, Tensor, Array]] = []
-        self.found: dict[str, list[Array]] = {}
-
-    def add(self, setting: str, x: Tensor, seeds: Array) -> None:
-        """Take in samples [B, ...] of a setting."""
-        self.waiting.append((setting, x, seeds))
-        if sum(x.numel() * 4 for _, x, _ in self.waiting) >= SEARCHED:
-            self._search()
-
-    def rows(self, setting: str) -> Array:
-        """What was found for all samples of a setting, [N, 7] float64, in the order in which they came."""
-        self._search()
-        return np.concatenate(self.found[setting])
-
-    def _search(self) -> None:
-        if not self.waiting:
-            return
-        numbers = torch.from_numpy(np.concatenate([seeds for _, _, seeds in self.waiting]))
-        rows = self.training_set.measure(torch.cat([x for _, x, _ in self.waiting]), numbers).numpy()
-        ends = np.cumsum([len(seeds) for _, _, seeds in self.waiting])[:-1]
-        for (setting, _, _), part in zip(self.waiting, np.split(rows, ends), strict=True):
-            self.found.setdefault(setting, []).append(part)
-        self.waiting = []
-
-
-def write_tables(path: Path, tables: Mapping[str, SampleTable]) -> None:
-    """Write the rows of all settings, one a sample, with the unit and the sign of every column in the metadata."""
-    parts = []
-    for setting, table in tables.items():
-        labels = pa.array(table.labels, pa.int64(), mask=table.labels == NO_LABEL)
-        fixed = {"seed": table.seeds, "label": labels, "finite": table.finite, "nfe": table.nfe}
-        parts.append(pa.table({"setting": pa.array([setting] * len(table)), **fixed, **table.columns}))
-    kinds = {name: kind for table in tables.values() for name, kind in table.kinds.items()}
-    whole = pa.concat_tables(parts, promote_options="default").replace_schema_metadata({"columns": json.dumps(kinds)})
-    with replacing(path) as beside:
-        pq.write_table(whole, beside)

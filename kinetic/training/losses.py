@@ -4,12 +4,15 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.training.lightning import checkpoint_state
 
 MOST = 1000  # losses that wait to be looked at; older ones are forgotten, as later ones will not be finite either
 
@@ -53,3 +56,17 @@ class LossWatch:
             if not math.isfinite(loss):
                 return BadLoss(step, loss, [round(float(t), 6) for t in times], list(ids))
         return None
+
+
+def stop_on(bad: BadLoss, trainer: Trainer) -> NoReturn:
+    """Save what is needed to look into a loss that was not finite, and raise NonFiniteLoss."""
+    target = Path(trainer.default_root_dir) / "checkpoints" / f"nonfinite-rank{trainer.global_rank}.ckpt"
+    step = trainer.fit_loop.epoch_loop.total_batch_idx
+    state = checkpoint_state(trainer) | {"nonfinite": bad.to_dict()}
+    trainer.strategy.checkpoint_io.save_checkpoint(state, target)
+    weights = "the weights before it" if bad.step == step else f"the weights as of step {step}"
+    raise NonFiniteLoss(
+        f"the loss is {bad.loss} at step {bad.step} (times {bad.times[:4]}..., samples {bad.ids[:4]}...); "
+        f"{weights}, all times and all samples are in {target}; lower the learning rate or clip gradients "
+        "(--trainer.gradient_clip_val 1), then --resume"
+    )

@@ -1,8 +1,6 @@
 """Training of a conditional flow-matching model as a LightningModule."""
 
-import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from kinetic.build import ClassConfig, build_trusted
 from kinetic.data.fit import check_fit
-from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field
 from kinetic.flow.measures import Measure
@@ -27,10 +24,10 @@ from kinetic.models.checkpoint import check_weights
 from kinetic.tensors import seed_from, seeded_noise
 from kinetic.training.averaging import AveragedNetwork
 from kinetic.training.couplings import pair
-from kinetic.training.lightning import checkpoint_state, is_logged_step
-from kinetic.training.losses import LossWatch, NonFiniteLoss
+from kinetic.training.lightning import is_logged_step
+from kinetic.training.losses import LossWatch, stop_on
 from kinetic.training.optimizers import make_optimizer
-from kinetic.training.times import TrainingTimes, draw_times, drop_labels, validation_times
+from kinetic.training.times import TrainingTimes, checked_dropout, draw_times, drop_labels, validation_times
 
 Batch = dict[str, Any]
 STRATA = 1024  # of validation times; in their order any few in a row cover [0, 1]
@@ -104,7 +101,7 @@ class FlowMatching(LightningModule):
         self.path = affine_path(path)
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
         self.times = TrainingTimes(times, time_mean, time_std)
-        self.label_dropout = _checked_dropout(label_dropout, self.num_classes)
+        self.label_dropout = checked_dropout(label_dropout, self.num_classes)
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.warmup_steps = warmup_steps
         self.samples, self.sampler = samples, sampler
@@ -182,17 +179,7 @@ class FlowMatching(LightningModule):
         bad = self.losses.take_bad()
         if bad is None:
             return
-        folder = Path(self.trainer.default_root_dir) / "checkpoints"
-        target = folder / f"nonfinite-rank{self.global_rank}.ckpt"
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        state = checkpoint_state(self.trainer) | {"nonfinite": bad.to_dict()}
-        self.trainer.strategy.checkpoint_io.save_checkpoint(state, target)
-        weights = "the weights before it" if bad.step == step else f"the weights as of step {step}"
-        raise NonFiniteLoss(
-            f"the loss is {bad.loss} at step {bad.step} (times {bad.times[:4]}..., samples {bad.ids[:4]}...); "
-            f"{weights}, all times and all samples are in {target}; lower the learning rate or clip gradients "
-            "(--trainer.gradient_clip_val 1), then --resume"
-        )
+        stop_on(bad, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient before clipping, at the steps that are logged."""
@@ -315,11 +302,3 @@ class FlowMatching(LightningModule):
         """Record what is needed to use the weights without this class; plain types only."""
         self.check_losses()
         checkpoint["kinetic"] = {"format": 1, "weights": self.weights, "sample_shape": list(self.sample_shape)}
-
-
-def _checked_dropout(probability: float, num_classes: int | None) -> float:
-    if not 0 <= probability <= 1 or math.isnan(probability):
-        raise KineticError(f"label_dropout must lie in [0, 1], got {probability}")
-    if probability > 0 and num_classes is None:
-        raise KineticError("label_dropout is set, but the network is unconditional; set label_dropout to 0")
-    return probability

@@ -93,3 +93,12 @@ def _stratified(n: int, generator: torch.Generator) -> Tensor:
     strata = torch.randperm(n, generator=generator, device=generator.device)
     margin = min(n * 2.0**-22, 0.5)
     return (strata + offsets.clamp(margin, 1 - margin)) / max(n, 1)
+
+
+def checked_dropout(probability: float, num_classes: int | None) -> float:
+    """Refuse a probability of dropping labels that is none, or that has no labels to drop."""
+    if not 0 <= probability <= 1 or math.isnan(probability):
+        raise KineticError(f"label_dropout must lie in [0, 1], got {probability}")
+    if probability > 0 and num_classes is None:
+        raise KineticError("label_dropout is set, but the network is unconditional; set label_dropout to 0")
+    return probability
