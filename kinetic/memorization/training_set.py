@@ -108,14 +108,21 @@ class TrainingSet:
 
 
 def open_training_set(
-    run: Path, *, device: torch.device | str = "cpu", packages: tuple[str, ...] = ("kinetic",)
+    run: Path,
+    *,
+    data: FlowDataModule | None = None,
+    device: torch.device | str = "cpu",
+    packages: tuple[str, ...] = ("kinetic",),
 ) -> TrainingSet:
-    """Open the training set of a run as its own validations saw it; KineticError if it is another one by now."""
+    """Open the training set of a run as its own validations saw it; KineticError if it is another one by now.
+
+    `data` is the run's data set where it is open already.
+    """
     settings = SavedConfig.read(run)
     threshold = settings.memorization("threshold")
     limit = settings.memorization("null_samples", NULL_SAMPLES)
     return TrainingSet.of(
-        open_data(run, packages),
+        open_data(run, packages) if data is None else data,
         threshold=THRESHOLD if threshold is None else float(threshold),
         null_samples=None if limit is None else int(limit),
         device=device,

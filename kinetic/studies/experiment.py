@@ -113,20 +113,34 @@ def experiment(
     *,
     seeds: Sequence[int],
     out: Path | str,
+    labels: Labels = "balanced",
+    batch_size: int | None = None,
+    precision: str = "32",
+    measures: Sequence[Measure] = STANDARD,
+    response: bool = False,
     training_set: TrainingSet | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
     overwrite: bool = False,
-    **more: Any,
 ) -> dict[str, SampleTable]:
     """Draw `seeds` from `origin` under every setting into the folder `out`, and return the table of each setting.
 
     What is there already is not drawn again. With a `training_set` the samples are compared with it. All rows are in
-    OUT/samples.parquet, too. `more` are further fields of `Experiment`. On several processes the others return {}.
+    OUT/samples.parquet, too. The rest is as in `Experiment`. On several processes all but the first return {}.
     """
     named = {"samples": samplers} if isinstance(samplers, Sampler) else dict(samplers)
-    exact = {"exact": True} if len(named) > 1 or training_set is not None else {}
-    job = Experiment(origin=origin, samplers=named, seeds=list(seeds), folder=Path(out), **exact | more)
+    job = Experiment(
+        origin=origin,
+        samplers=named,
+        seeds=list(seeds),
+        folder=Path(out),
+        labels=labels,
+        batch_size=batch_size,
+        precision=precision,
+        measures=measures,
+        response=response,
+        exact=len(named) > 1 or training_set is not None,
+    )
     trainer = predictor(accelerator=accelerator, devices=devices)
     plan = draw_parts(job, trainer, overwrite=overwrite)
     return collect(job, plan, training_set=training_set) if trainer.is_global_zero else {}

@@ -1,0 +1,171 @@
+"""The end of `sample`: from what was drawn to files, a report, and a few lines for the terminal."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kinetic.memorization.training_set import TrainingSet
+from kinetic.metrics.statistics import Signal
+from kinetic.report import write_sampling_report
+from kinetic.samples.copying import copies_in, signals_of
+from kinetic.samples.drawing import Plan
+from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_csv
+from kinetic.samples.figures import POINTS, draw_energies, sample_grid
+from kinetic.samples.table import SampleTable
+from kinetic.studies.compare import comparison_picture, noise_controls, rows_of, table_of, write_copies, write_rows
+from kinetic.studies.experiment import Experiment, Take, collect
+from kinetic.text import aligned, cell
+
+SINGLE = "samples"  # the name of the only setting where nothing is compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What was drawn, and what is to be made of it.
+
+    Attributes:
+        options: of the command line.
+        job: what was drawn.
+        plan: in which parts it lies on disk.
+        training_set: to compare the samples with, where there is one.
+        controlled: whether controls belong beside a comparison.
+    """
+
+    options: Any
+    job: Experiment
+    plan: Plan
+    training_set: TrainingSet | None
+    controlled: bool
+
+
+def finish(work: Work) -> None:
+    """Write the files and say what there is."""
+    folder, comparing = work.job.folder, work.options.compare is not None
+    tables = _compare(work) if comparing else _single(work)
+    if work.training_set is not None:
+        write_copies(folder, tables, work.training_set)
+    if not comparing and any(signal.auroc is not None for signal in signals_of(tables[SINGLE])):
+        print(_signal_table(signals_of(tables[SINGLE])))
+    write_sampling_report(folder)
+    for setting in work.plan.settings:
+        _tell_broken(setting, tables[setting])
+    print(f"Look:  {os.path.relpath(folder)}/report.html")
+    print(f"Next:  {_next(work.options, work.plan)}")
+
+
+def _single(work: Work) -> dict[str, SampleTable]:
+    """Write the files of one setting, and say what they show."""
+    folder, field = work.job.folder, work.job.origin.field
+    formats = work.options.formats
+    kinds: dict[str, AbstractContextManager[Add]] = {}
+    if "npz" in formats:
+        kinds["npz"] = npz_file(folder / "samples.npz", count=len(work.plan.seeds))
+    if "png" in formats and field.space == "pixels":
+        kinds["png"] = png_folder(folder / "images")
+    if "shards" in formats:
+        kinds["shards"] = tar_shards(folder / "shards")
+    points = field.space == "points" and work.training_set is not None
+    background = work.training_set.first(POINTS) if points and work.training_set else None
+    grid = sample_grid(folder / "grid.png", field.space, background)
+    files = [*(_of_parts(file) for file in kinds.values()), _of_images(grid)]
+    tables = collect(work.job, work.plan, training_set=work.training_set, files=files)
+    table = tables[SINGLE]
+    write_csv(folder / "energies.csv", tables)
+    draw_energies(folder / "energies.png", table, work.job.samplers[SINGLE].kts)
+    print(_energies(table))
+    if work.training_set is not None:
+        print(_copies(table, work.training_set))
+    return tables
+
+
+@contextmanager
+def _of_parts(file: AbstractContextManager[Add]) -> Iterator[Take]:
+    with file as add:
+        yield lambda batch, images: add(batch[SINGLE])
+
+
+@contextmanager
+def _of_images(grid: AbstractContextManager) -> Iterator[Take]:
+    with grid as add:
+        yield lambda batch, images: add(images[SINGLE])
+
+
+def _compare(work: Work) -> dict[str, SampleTable]:
+    """Write the files of a comparison, and print its table."""
+    folder = work.job.folder
+    derived = noise_controls(work.plan.settings) if work.controlled else {}
+    files = [comparison_picture(folder / "compare.png")]
+    tables = collect(work.job, work.plan, training_set=work.training_set, derived=derived, files=files)
+    write_csv(folder / "energies.csv", {name: tables[name] for name in work.plan.settings})
+    rows = rows_of(tables)
+    write_rows(folder / "compare.csv", rows)
+    print(table_of(rows))
+    if work.training_set is not None:
+        print(_null(work.training_set))
+    return tables
+
+
+def _energies(table: SampleTable) -> str:
+    """Mean and spread of the energies of the finite samples, in one line."""
+    words = []
+    for name, title, scale, unit in (
+        ("energy", "energy", 1, ""),
+        ("field_energy", "of the field", 1, ""),
+        ("late_fraction", "late part", 100, " %"),
+    ):
+        values = scale * table.finite_column(name)
+        mean, spread = (float(values.mean()), float(values.std())) if values.size else (math.nan, math.nan)
+        words.append(f"{title} {mean:.4g} ± {spread:.2g}{unit}")
+    return ", ".join(words)
+
+
+def _copies(table: SampleTable, training_set: TrainingSet) -> str:
+    """F_mem and the null, a line each."""
+    found = copies_in(table)
+    assert found is not None  # the training set was searched
+    return (
+        f"F_mem {100 * found.f_mem:.1f} % (95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %): "
+        f"{found.copied:,} of {found.total:,} are copies from the training set\n{_null(training_set)}"
+    )
+
+
+def _null(training_set: TrainingSet) -> str:
+    rule = f"d₁/d₂ < {training_set.threshold:.3g}"
+    null = training_set.null
+    if null is None:
+        return f"({rule}; no held-out images to judge it by)"
+    share = f"{100 * null.f_mem:.1f} % would count, at most {100 * null.high:.1f} %"
+    return f"({rule}; of {null.count:,} held-out images {share})"
+
+
+def _signal_table(signals: list[Signal]) -> str:
+    lines = [["signal", "AUROC for copies", "rank correlation with d₁/d₂"]]
+    for s in signals:
+        name = f"{s.name} (small)" if s.sign < 0 else s.name
+        lines.append([name, *(cell(math.nan if v is None else v, ".2f") for v in (s.auroc, s.rho))])
+    return aligned(lines)
+
+
+def _tell_broken(setting: str, table: SampleTable) -> None:
+    seeds = table.seeds[~table.finite].tolist()
+    if not seeds:
+        return
+    listed = ", ".join(map(str, seeds[:20])) + (", ..." if len(seeds) > 20 else "")
+    name = "" if setting == SINGLE else f" under {setting}"
+    print(
+        f"warning: {len(seeds):,} of {len(table):,} samples{name} did not stay finite: seeds {listed}", file=sys.stderr
+    )
+
+
+def _next(options: Any, plan: Plan) -> str:
+    source = f" --checkpoint {options.checkpoint}" if options.checkpoint else f" {options.run}" if options.run else ""
+    command = f"uv run sample.py{source}{' --empirical' if options.empirical else ''}"
+    if options.compare is not None:
+        return f"{command} --kts balanced --num 50000 --format npz"
+    if options.kts in (None, "off"):
+        return f"{command} --compare off,balanced,landing"
+    return f"{command} --kts {options.kts} --index {plan.seeds[0]}"
