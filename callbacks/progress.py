@@ -12,10 +12,11 @@ class RunProgress(ProgressBar):
     """One bar over all steps with loss, step rate and time left, and one line for every validation.
 
     Args:
-        refresh_rate: steps between two updates of the shown loss.
+        refresh_rate: steps between two updates of the shown loss, for which the host waits for the device; None is
+            the steps at which numbers are logged anyway.
     """
 
-    def __init__(self, refresh_rate: int = 10) -> None:
+    def __init__(self, refresh_rate: int | None = None) -> None:
         super().__init__()
         self.refresh_rate = refresh_rate
         self._bar: tqdm | None = None
@@ -55,7 +56,8 @@ class RunProgress(ProgressBar):
         if self._bar is None:
             return
         self._bar.update(trainer.global_step - self._bar.n)
-        if trainer.global_step % self.refresh_rate == 0 and outputs is not None:
+        every = self.refresh_rate or max(trainer.log_every_n_steps, 1)
+        if trainer.global_step % every == 0 and outputs is not None:
             self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", epoch=trainer.current_epoch, refresh=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
