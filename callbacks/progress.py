@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from kinetic.training.lightning import steps_between_logs
+
 
 class RunProgress(ProgressBar):
     """One bar over all steps with loss, step rate and time left, and one line for every validation.
@@ -56,7 +58,7 @@ class RunProgress(ProgressBar):
         if self._bar is None:
             return
         self._bar.update(trainer.global_step - self._bar.n)
-        every = self.refresh_rate or max(trainer.log_every_n_steps, 1)
+        every = self.refresh_rate or max(steps_between_logs(trainer), 1)
         if trainer.global_step % every == 0 and outputs is not None:
             self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", epoch=trainer.current_epoch, refresh=False)
 

@@ -24,5 +24,10 @@ def is_offline(logger: WandbLogger) -> bool:
 
 def is_logged_step(trainer: Trainer) -> bool:
     """Whether the optimiser step that is being taken is one at which numbers are logged."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    every = steps_between_logs(trainer)
     return every > 0 and (trainer.global_step + 1) % every == 0
+
+
+def steps_between_logs(trainer: Trainer) -> int:
+    """Optimiser steps from one at which numbers are logged to the next; 0 where none are."""
+    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
