@@ -30,6 +30,11 @@ def import_class(class_path: str, *, base: type, packages: tuple[str, ...]) -> t
     return found
 
 
+def as_config(named: "str | ClassConfig") -> ClassConfig:
+    """Take a class by its path alone, or with its arguments."""
+    return {"class_path": named} if isinstance(named, str) else named
+
+
 def build(config: ClassConfig, *args: Any, base: type, packages: tuple[str, ...]) -> Any:
     """Make the object that `config` describes; `args` go before its `init_args`."""
     if set(config) - {"class_path", "init_args"} or "class_path" not in config:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kinetic.build import build
+from kinetic.build import as_config, build
 from kinetic.cli.options import devices_of
 from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_options import labels_of, origin_of, parse, samplers_of, seeds_of, trusted
@@ -79,9 +79,8 @@ def _name(options: Any) -> str:
 
 def _measures(options: Any, origin: Origin) -> tuple[Measure, ...]:
     """What every run measures, what this run measures besides, and what the command line adds."""
-    named = dict.fromkeys([*(m for m in origin.measures if isinstance(m, str)), *options.measure])
-    configs = [*({"class_path": name} for name in named), *(m for m in origin.measures if not isinstance(m, str))]
-    more = [build(config, base=Measure, packages=trusted(options)) for config in configs]
+    named = [*origin.measures, *(name for name in options.measure if name not in origin.measures)]
+    more = (build(as_config(one), base=Measure, packages=trusted(options)) for one in named)
     return (*STANDARD, *more)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.statistics import Signal
 from kinetic.report import write_sampling_report
-from kinetic.samples.copying import copies_in, signals_of
+from kinetic.samples.copying import copies_in
 from kinetic.samples.drawing import Plan
 from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_csv
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
@@ -47,9 +47,9 @@ def finish(work: Work) -> None:
     folder, comparing = work.job.folder, work.options.compare is not None
     tables = _compare(work) if comparing else _single(work)
     if work.training_set is not None:
-        write_copies(folder, tables, work.training_set)
-    if not comparing and any(signal.auroc is not None for signal in signals_of(tables[SINGLE])):
-        print(_signal_table(signals_of(tables[SINGLE])))
+        signals = write_copies(folder, tables, work.training_set)
+        if not comparing and any(signal.auroc is not None for signal in signals[SINGLE]):
+            print(_signal_table(signals[SINGLE]))
     write_sampling_report(folder)
     for setting in work.plan.settings:
         _tell_broken(setting, tables[setting])

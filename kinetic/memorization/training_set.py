@@ -4,7 +4,6 @@ It knows what counts as a copy (the threshold), what real images would count as 
 belong to an image (its mirror image, where training flips), and what the images are called.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from kinetic.data import FlowDataModule
 from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
-from kinetic.memorization.copies import THRESHOLD, MemorizationResult, measure, memorization, prepare, summarize
+from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.store.settings import SavedConfig
 
@@ -84,10 +83,6 @@ class TrainingSet:
     def measure(self, samples: Tensor, seeds: Tensor) -> Tensor:
         """Compare samples [B, ...] with the images: rows [B, 7] float64 of `copies.COLUMNS`, on the CPU."""
         return measure(samples, self.index, seeds, threshold=self.threshold).cpu()
-
-    def copies(self, samples: Tensor, seeds: Sequence[int] | Tensor) -> MemorizationResult:
-        """F_mem of samples [N, ...], and one row a sample."""
-        return summarize(self.measure(samples, torch.as_tensor(seeds)))
 
     def name(self, number: int) -> str:
         """Name of a training image: as the data module calls it, else its number; empty for none (-1)."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -68,6 +69,13 @@ def signal_table(
         score = auroc(-x if sign < 0 else x, z)
         rows.append(Signal(name, spearman(x, y), score, int(keep.sum()), int(z.bool().sum()), sign))
     return rows
+
+
+def finite_mean(values: Any) -> float:
+    """Mean of the finite values; NaN without any."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def wilson(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:

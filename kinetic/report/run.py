@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kinetic.errors import KineticError
+from kinetic.metrics.statistics import finite_mean
 from kinetic.plots import (
     Curve,
     Profile,
@@ -22,7 +23,7 @@ from kinetic.plots import (
 from kinetic.report.folder import Run
 from kinetic.report.page import Section, chart, paragraph, picture, render, table, tiles
 from kinetic.report.sources import Unavailable, by_step, number, read_pictures, read_table
-from kinetic.report.words import energy_words, finite_mean, onset_words, where
+from kinetic.report.words import energy_words, onset_words, where
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
 

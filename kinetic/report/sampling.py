@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from kinetic.errors import KineticError
-from kinetic.metrics.statistics import THRESHOLD
+from kinetic.metrics.statistics import THRESHOLD, finite_mean
 from kinetic.plots import energy_ridge, settings_figure
 from kinetic.report.page import Section, chart, paragraph, picture, render, table
 from kinetic.report.sources import Unavailable, number, read_json, read_picture, read_rows, reading
-from kinetic.report.words import copy_rule, finite_mean
+from kinetic.report.words import copy_rule
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
 

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kinetic.metrics.statistics import THRESHOLD
+from kinetic.metrics.statistics import THRESHOLD, finite_mean
 from kinetic.report.page import paragraph
 from kinetic.report.sources import number
 from kinetic.text import percent, short
@@ -96,10 +94,3 @@ def energy_words(energies: Mapping[int, Any], late: Mapping[int, Any]) -> str:
     if all(map(math.isfinite, parts)):
         text += f"; the share spent after τ went from {percent(parts[0])} to {percent(parts[1])}"
     return paragraph(text + ".")
-
-
-def finite_mean(values: Any) -> float:
-    """Mean of the finite entries; NaN where there are none."""
-    array = np.asarray(values, dtype=float)
-    kept = array[np.isfinite(array)]
-    return float(kept.mean()) if kept.size else math.nan

@@ -65,12 +65,14 @@ class CopySearch:
     def __init__(self, training_set: TrainingSet) -> None:
         self.training_set = training_set
         self.waiting: list[tuple[str, Tensor, Array]] = []
+        self.bytes = 0  # of the samples that wait
         self.found: dict[str, list[Array]] = {}
 
     def add(self, setting: str, x: Tensor, seeds: Array) -> None:
         """Take in samples [B, ...] of a setting."""
         self.waiting.append((setting, x, seeds))
-        if sum(x.numel() * 4 for _, x, _ in self.waiting) >= SEARCHED:
+        self.bytes += x.nbytes
+        if self.bytes >= SEARCHED:
             self._search()
 
     def rows(self, setting: str) -> Array:
@@ -86,4 +88,4 @@ class CopySearch:
         ends = np.cumsum([len(seeds) for _, _, seeds in self.waiting])[:-1]
         for (setting, _, _), part in zip(self.waiting, np.split(rows, ends), strict=True):
             self.found.setdefault(setting, []).append(part)
-        self.waiting = []
+        self.waiting, self.bytes = [], 0

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetic.flow.trajectory import Trajectory
+from kinetic.metrics.statistics import finite_mean
 
 Array = NDArray[Any]
 NO_LABEL = -1
@@ -110,13 +111,6 @@ class SampleTable:
     def without_power(self) -> "SampleTable":
         """Leave the profiles out, to save memory."""
         return replace(self, power=_no_power(0), times=np.empty(0))
-
-
-def finite_mean(values: Any) -> float:
-    """Mean of the finite values; NaN without any."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
 
 
 def _array(values: Tensor) -> Array:

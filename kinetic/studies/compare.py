@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kinetic.flow.shaping import PRESETS
 from kinetic.memorization.training_set import TrainingSet
+from kinetic.metrics.statistics import Signal
 from kinetic.plots import compare_grid, save
 from kinetic.samples.copying import copies_in, signals_of
 from kinetic.samples.table import SampleTable
@@ -135,8 +136,11 @@ def comparison_picture(path: Path) -> Iterator[Take]:
         save(compare_grid(shown, seeds=seeds), path)
 
 
-def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: TrainingSet) -> None:
-    """Write memorization.json (rule, null, F_mem of each setting) and signals.csv (what picks out the copies)."""
+def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: TrainingSet) -> dict[str, list[Signal]]:
+    """Write memorization.json (rule, null, F_mem of each setting) and signals.csv (what picks out the copies).
+
+    Returns the signals of each setting.
+    """
     found = {name: result._asdict() for name, table in tables.items() if (result := copies_in(table)) is not None}
     for figures in found.values():
         figures.pop("table")
@@ -146,8 +150,10 @@ def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["setting", "signal", "sign", "rho", "auroc", "n", "copies"])
-    for name, table in tables.items():
-        for s in signals_of(table):
+    signals = {name: signals_of(table) for name, table in tables.items()}
+    for name, found_in in signals.items():
+        for s in found_in:
             numbers = [_cell(math.nan if value is None else value) for value in (s.rho, s.auroc)]
             writer.writerow([name, s.name, s.sign, *numbers, s.n, s.copies])
     write_text(folder / "signals.csv", buffer.getvalue())
+    return signals

@@ -201,8 +201,7 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
     begun = claim(job.folder, identity, job.seeds, overwrite=overwrite)
     if begun is not None and job.batch_size is None:
         plan = replace(plan, batch_size=begun["batch"])
-    units = {measure.name: measure.unit for measure in job.measures}
-    write_record(job.folder, identity, job.seeds, plan.batch_size, device=device_name(device), units=units)
+    write_record(job.folder, identity, job.seeds, plan.batch_size, device=device_name(device))
     return plan
 
 
@@ -223,6 +222,7 @@ def collect(
     search = CopySearch(training_set) if training_set is not None else None
     with ExitStack() as stack:
         takes = [stack.enter_context(file) for file in files]
+        done = 0
         for batch in plan.parts():
             images = {name: part.images() for name, part in batch.items()}
             seeds = next(iter(batch.values())).table.seeds
@@ -234,10 +234,10 @@ def collect(
             for name in rows:
                 table = batch[name].table if name in batch else _bare(seeds, images[name])
                 known = {"moved": moved[name].double().numpy()} if name in moved else {}
-                seen = sum(map(len, rows[name]))
-                rows[name].append((table if seen < PROFILES else table.without_power()).with_columns(known))
+                rows[name].append((table if done < PROFILES else table.without_power()).with_columns(known))
                 if search is not None:
                     search.add(name, images[name], seeds)
+            done += len(seeds)
     tables = {name: SampleTable.join(parts, profiles=PROFILES) for name, parts in rows.items()}
     if search is not None:
         tables = {name: with_copies(table, search.rows(name)) for name, table in tables.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
-from kinetic.build import ClassConfig, build_trusted
+from kinetic.build import ClassConfig, as_config, build_trusted
 from kinetic.data.fit import check_fit
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field
@@ -105,8 +105,8 @@ class FlowMatching(LightningModule):
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.warmup_steps = warmup_steps
         self.samples, self.sampler = samples, sampler
-        more = [{"class_path": m} if isinstance(m, str) else m for m in samples.measures]
-        self.measures: tuple[Measure, ...] = (*STANDARD, *(build_trusted(m, base=Measure) for m in more))
+        more = (build_trusted(as_config(named), base=Measure) for named in samples.measures)
+        self.measures: tuple[Measure, ...] = (*STANDARD, *more)
         self.losses = LossWatch()
         if compile:
             self.net.compile()
