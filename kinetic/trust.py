@@ -27,6 +27,10 @@ class Trust:
         packages = tuple(name for name in named if name not in sources)
         return replace(self, packages=self.packages + packages, sources=self.sources + sources)
 
+    def opening(self, sources: tuple[str, ...]) -> "Trust":
+        """Trust sources of data that a person typed."""
+        return replace(self, sources=self.sources + sources)
+
     def allows_class(self, path: str, home: str) -> bool:
         """Whether the class at a dotted path may be imported where classes of the package `home` are expected."""
         return any(path == name or path.startswith(f"{name}.") for name in (home, *self.packages))
@@ -36,4 +40,5 @@ class Trust:
         return self.sources == ANY or source in self.sources
 
 
+STRANGER = Trust()  # whoever wrote a run folder or a checkpoint
 OWN = Trust(packages=("kinetic", "torch", "lightning"), sources=ANY)  # what a person wrote and passes in

@@ -12,6 +12,7 @@ import yaml
 from kinetic.cli import main
 from kinetic.cli.train import train
 from kinetic.models.checkpoint import load_network, read_checkpoint, write_checkpoint
+from kinetic.trust import Trust
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -158,7 +159,7 @@ def test_any_module_can_be_the_network(tiny, workdir):
     path = workdir / "runs/own/checkpoints/last.ckpt"
     with pytest.raises(ValueError, match="--trust tests"):
         load_network(path)
-    assert isinstance(load_network(path, packages=("kinetic", "tests")).net, Own)
+    assert isinstance(load_network(path, trust=Trust(("tests",))).net, Own)
 
 
 class Own(torch.nn.Module):

@@ -12,6 +12,7 @@ from kinetic.store.files import replacing, sha256, write_text
 from kinetic.store.runs import find_run, new_run, point_latest
 from kinetic.tensors import chunks, generator, seed_from, seeded_noise, squared_norm
 from kinetic.training.averaging import AveragedNetwork
+from kinetic.trust import Trust
 
 # Tensors
 
@@ -77,7 +78,7 @@ def test_build_refuses_foreign_packages_before_importing_them(tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--trust evil"):
-        build({"class_path": "evil.Net"}, base=nn.Module, packages=("kinetic",))
+        build({"class_path": "evil.Net"}, base=nn.Module, home="kinetic.nn", trust=Trust())
     assert not (tmp_path / "executed").exists()
 
 
@@ -92,7 +93,7 @@ def test_build_refuses_foreign_packages_before_importing_them(tmp_path, monkeypa
 )
 def test_build_names_the_fault(config, words):
     with pytest.raises(ValueError, match=words):
-        build(config, base=nn.Module, packages=("torch",))
+        build(config, base=nn.Module, home="torch.nn", trust=Trust())
 
 
 # Averaged weights

@@ -19,6 +19,7 @@ from kinetic.flow.energy import STANDARD
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
 from kinetic.memorization.training_set import TrainingSet, open_training_set
+from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
 from kinetic.studies.controls import STOPS, stopped
@@ -80,7 +81,7 @@ def _name(options: Any) -> str:
 def _measures(options: Any, origin: Origin) -> tuple[Measure, ...]:
     """What every run measures, what this run measures besides, and what the command line adds."""
     named = [*origin.measures, *(name for name in options.measure if name not in origin.measures)]
-    more = (build(as_config(one), base=Measure, packages=trusted(options)) for one in named)
+    more = (build(as_config(one), base=Measure, home=MEASURES, trust=trusted(options)) for one in named)
     return (*STANDARD, *more)
 
 

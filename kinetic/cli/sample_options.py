@@ -21,6 +21,7 @@ from kinetic.flow.seeds import Labels, seed_range
 from kinetic.flow.shaping import PRESETS
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
+from kinetic.trust import Trust
 
 EXAMPLES = """examples:
   sample.py --kts balanced                            64 samples of the newest run, shaped
@@ -79,7 +80,13 @@ def _what(group: Any) -> None:
     group.add_argument("--checkpoint", metavar="FILE", help="a checkpoint instead of a run's last one")
     group.add_argument("--weights", metavar="ema|raw", help="averaged weights or those as trained (None: ema)")
     group.add_argument("--empirical", action="store_true", help="the closed-form field of the run's training set")
-    group.add_argument("--trust", action="append", default=[], metavar="PKG", help="package that classes may be from")
+    group.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a package whose classes, or a source whose data, the run may name",
+    )
 
 
 def _which(group: Any) -> None:
@@ -146,16 +153,16 @@ def samplers_of(options: Any, single: str) -> dict[str, Sampler]:
     return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
 
 
-def trusted(options: Any) -> tuple[str, ...]:
-    """Packages that classes may be imported from."""
-    return ("kinetic", *options.trust)
+def trusted(options: Any) -> Trust:
+    """What a run or a checkpoint may import and open: what is named on this command line."""
+    return Trust().including(tuple(options.trust))
 
 
 def origin_of(options: Any, *, device: torch.device) -> Origin:
     """Open what the options name; `device` is where the images of an empirical field are kept."""
-    where: dict[str, Any] = {"root": Path(options.root), "packages": trusted(options)}
+    where: dict[str, Any] = {"root": Path(options.root), "trust": trusted(options)}
     if options.empirical:
         return open_empirical(options.run, conditional=options.labels is not None, device=device, **where)
     if options.checkpoint is not None:
-        return open_checkpoint(options.checkpoint, weights=options.weights, packages=trusted(options))
+        return open_checkpoint(options.checkpoint, weights=options.weights, trust=trusted(options))
     return open_run(options.run, weights=options.weights, **where)

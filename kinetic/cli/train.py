@@ -2,238 +2,265 @@
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import nn
 
-import kinetic.callbacks
+import kinetic.callbacks  # short names of classes are looked up among what is imported
 import kinetic.data
-import kinetic.nn
+from kinetic.advice import command
 from kinetic.callbacks.checkpoints import Checkpoints
+from kinetic.callbacks.owning import OwnFolder
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import StopCleanly
 from kinetic.cli.quiet import quiet
+from kinetic.cli.train_options import (
+    RunSettings,
+    add_groups,
+    add_model,
+    check_functions,
+    check_trainer,
+    importing,
+    take,
+    take_all,
+    typed_values,
+    with_config,
+)
 from kinetic.data import FlowDataModule
-from kinetic.data.fit import check_fit
 from kinetic.errors import KineticError, refusing
-from kinetic.models.checkpoint import trained_steps
-from kinetic.store.files import write_text
-from kinetic.store.runs import CONFIG, LAST, find_run, new_run, point_latest
+from kinetic.models.checkpoint import read_checkpoint
+from kinetic.models.schema import check_resumable
+from kinetic.store.plain import read_text
+from kinetic.store.runs import CONFIG, LAST, SUBSET, RunFolder, check_name, find_run
+from kinetic.store.settings import SavedConfig
 from kinetic.training.checkpoint_io import SafeCheckpointIO
 from kinetic.training.dry_run import dry_run
-from kinetic.training.loggers import MetricsCSV, QuietWandb, WandbMode, is_rank_zero, tensorboard_logger, wandb_logger
+from kinetic.training.lightning import set_root
+from kinetic.training.loggers import MetricsCSV, is_rank_zero, tensorboard_logger, wandb_logger
 from kinetic.training.module import FlowMatching
+from kinetic.training.rehearsal import rehearse
+from kinetic.training.resuming import changes, check_changes
+from kinetic.trust import OWN, STRANGER, Trust
 
 FOLDER = "KINETIC_RUN"  # how rank 0 tells the processes it starts where the run lives
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Where a run is written and how it is logged.
-
-    Attributes:
-        name: of the run folder; None means the configuration's name, date and time.
-        root: folder of all runs.
-        checkpoint_every: steps between two writes of last.ckpt.
-        keep_every: steps between two checkpoints that are kept for good; None keeps none.
-        wandb: "auto" logs online where there is an account and a network, else offline.
-        project: of Weights & Biases.
-        tensorboard: log to TensorBoard as well (needs kinetic-flow[tensorboard]).
-    """
-
-    name: str | None = None
-    root: str = "runs"
-    checkpoint_every: int = 1000
-    keep_every: int | None = None
-    wandb: WandbMode = "auto"
-    project: str = "kinetic"
-    tensorboard: bool = False
+SUBSET_BYTES = 2**31
 
 
 class TrainCLI(LightningCLI):
-    """LightningCLI with the network, its optimiser and schedule, and the run folder as groups of their own."""
+    """LightningCLI with the network, its optimiser and schedule, and the run folder as groups of their own.
 
-    def __init__(self, args: list[str], *, stem: str, resume: Path | None) -> None:
-        self.stem, self.resume = stem, resume
-        super().__init__(
-            FlowMatching,
-            FlowDataModule,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            trainer_defaults={
-                "max_epochs": -1,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,  # the data modules deal to ranks themselves
-                "enable_model_summary": False,
-            },
-            parser_kwargs={"exit_on_error": False, "prog": "train.py"},
-            args=args,
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+    It builds everything and writes nothing; `folder` is where the run will lie.
+    """
+
+    def __init__(self, args: list[str], *, stem: str, trust: Trust, resume: Path | None = None) -> None:
+        self.stem, self.trust, self.resume = stem, trust, resume
+        self.checkpoint_io, self.changed = SafeCheckpointIO(), list[str]()
+        self.state: dict[str, Any] | None = None  # of the checkpoint that training goes on from
+        with importing(trust):
+            super().__init__(
+                FlowMatching,
+                FlowDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                seed_everything_default=0,
+                trainer_defaults={
+                    "max_epochs": -1,
+                    "num_sanity_val_steps": 0,
+                    "use_distributed_sampler": False,  # the data modules deal to ranks themselves
+                    "enable_model_summary": False,
+                },
+                parser_kwargs={"exit_on_error": False, "prog": "train.py", "allow_abbrev": False},
+                args=args,
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add trainer, model and data; what is trusted is said on the command line alone, and handed to the model."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        add_model(parser, FlowMatching)
+        parser.add_lightning_class_args(FlowDataModule, "data", subclass_mode=True)
+        parser.add_instantiator(self._trusting, FlowMatching, subclasses=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups and the few links between them."""
-        parser.add_subclass_arguments(nn.Module, "network", instantiate=False, required=True)
-        parser.add_subclass_arguments(
-            torch.optim.Optimizer, "optimizer", instantiate=False, required=False, skip={"params"}
-        )
-        parser.add_subclass_arguments(
-            torch.optim.lr_scheduler.LRScheduler, "scheduler", instantiate=False, required=False, skip={"optimizer"}
-        )
-        parser.add_class_arguments(RunSettings, "run")
-        for group in ("network", "optimizer", "scheduler"):
-            parser.link_arguments(group, f"model.{group}", compute_fn=_plain)
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        add_groups(parser)
 
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Make the trainer over a run folder."""
-        settings: RunSettings = self.config_init.run
-        self.folder = self._choose_folder(settings)
-        resume_step = None
+    def _trusting(self, kind: type, *args: Any, **kwargs: Any) -> Any:
+        return kind(*args, trust=self.trust, **kwargs)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what cannot work or would not be obeyed."""
+        self.text = str(self.parser.dump(self.config, skip_unset=False))  # the resolved configuration
+        check_functions(self.config, self.trust)
+        check_trainer(self.config.trainer)
+        if self.config.run.name is not None:
+            check_name(self.config.run.name)
         if self.resume is not None:
-            resume_step = trained_steps(self.resume)
-        config = Namespace(self.config_init.trainer.clone())
-        ours: list[Callback] = [
-            RunProgress(),
-            StopCleanly(),
-            Checkpoints(every_n_steps=settings.checkpoint_every, keep_every_n_steps=settings.keep_every),
-        ]
-        config["callbacks"] = [*(config.get("callbacks") or []), *ours]  # checkpoints last: they hold what others know
-        config["logger"] = self._loggers(settings, resume_step)
-        config["default_root_dir"] = str(self.folder)
-        config["plugins"] = [*(config.get("plugins") or []), SafeCheckpointIO()]
-        with refusing("the trainer's options"):
-            return self.trainer_class(**config.as_dict())
+            self._check_resume(self.resume)
+
+    def _check_resume(self, run: Path) -> None:
+        """Read the checkpoint, and find which settings are others than those that the run began with."""
+        now = yaml.safe_load(self.text)
+        self.changed = check_changes(changes(SavedConfig.read(run).values, now))
+        if (run / LAST).is_file():
+            self.state = read_checkpoint(run / LAST)
+            check_resumable(self.state, f"checkpoint {run / LAST}")
 
     def instantiate_classes(self) -> None:
         """Build everything that the configuration names."""
         with refusing("the configuration"):
             super().instantiate_classes()
 
-    def _choose_folder(self, settings: RunSettings) -> Path:
-        if self.resume is not None:
-            return self.resume.parent.parent
-        if not is_rank_zero():  # started by rank 0, or by torchrun; writes nothing to the folder
-            return Path(os.environ.get(FOLDER) or Path(settings.root) / (settings.name or self.stem))
-        return new_run(Path(settings.root), settings.name, self.stem)
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Make the trainer over a run folder."""
+        settings: RunSettings = self.config_init.run
+        config = Namespace(self.config_init.trainer.clone())
+        self.owner = OwnFolder(None, "", lambda: self.datamodule.subset_ids)
+        ours: list[Callback] = [
+            *([RunProgress()] if config.enable_progress_bar is not False else []),
+            StopCleanly(),
+            Checkpoints(every_n_steps=settings.checkpoint_every, keep_every_n_steps=settings.keep_every),
+        ]
+        # the owner first, since others write once it has; checkpoints last, since they hold what others know
+        config["callbacks"] = [self.owner, *(config.get("callbacks") or []), *ours]
+        config["logger"] = False
+        config["plugins"] = [*(config.get("plugins") or []), self.checkpoint_io]
+        with refusing("the trainer's options"):
+            return self.trainer_class(**config.as_dict())
 
-    def _loggers(self, settings: RunSettings, resume_step: int | None) -> list[Logger]:
-        loggers: list[Logger] = [MetricsCSV(self.folder, resume_step=resume_step)]
-        wandb, notice = wandb_logger(self.folder, project=settings.project, mode=settings.wandb)
-        if wandb is not None:
-            loggers.append(wandb)
-        self.notice = notice
-        if settings.tensorboard:
-            loggers.append(tensorboard_logger(self.folder))
-        return loggers
-
-    def check(self) -> None:
-        """Refuse what cannot work before anything is written."""
+    def prepare(self) -> None:
+        """Open the data and build all that training needs, writing nothing; say what changed in a run that goes on."""
+        self.datamodule.trust = self.trust
         if is_rank_zero():
             self.datamodule.prepare_data()
         self.datamodule.setup("fit")
-        trainer = self.trainer
-        self.datamodule.train_loader(world=trainer.world_size, accumulate=trainer.accumulate_grad_batches)
-        check_fit(self.model.net, self.datamodule)
-
-    @rank_zero_only
-    def open_folder(self) -> None:
-        """Write what the run is: its resolved configuration and the training subset; runs/latest points at it."""
-        os.environ[FOLDER] = str(self.folder.resolve())
-        text = self.parser.dump(self.config, skip_unset=False)
-        write_text(self.folder / CONFIG, text)
-        write_text(self.folder / "subset.txt", "".join(f"{name}\n" for name in self.datamodule.subset_ids))
-        point_latest(self.folder)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, QuietWandb):
-                logger.remember(self.folder)
-            logger.log_hyperparams(yaml.safe_load(text))
-        if self.notice:
-            print(self.notice, file=sys.stderr)
+        rehearse(self.model, self.datamodule, self.trainer)
+        if self.resume is None:
+            return
+        listed = self.resume / SUBSET
+        if listed.is_file() and read_text(listed, most=SUBSET_BYTES).splitlines() != list(self.datamodule.subset_ids):
+            raise KineticError(f"the training images are no longer those of {self.resume.name} (see {listed})")
+        if self.state is None and is_rank_zero():
+            print(f"run {self.resume.name} has no checkpoint yet; it starts from the beginning", file=sys.stderr)
+        for line in self.changed if is_rank_zero() else ():
+            print(f"changed: {line}", file=sys.stderr)
 
 
 def train(args: list[str]) -> None:
-    """Train from a configuration: `[--config FILE] [--resume [RUN]] [--dry-run] [--key value ...]`."""
+    """Train: `[--config FILE] [--resume [RUN]] [--dry-run] [--trust NAME] [--key value ...]`."""
     quiet()
-    args, resume_spec = _take(args, "--resume")
-    dry = "--dry-run" in args
-    args = [arg for arg in args if arg != "--dry-run"]
-    resume = None
-    if resume_spec is not None:
-        run = find_run(_root(args), resume_spec)
-        resume = run / LAST
-        if not resume.is_file():
-            raise KineticError(
-                f"run {run.name} has no checkpoint to continue from yet; start it again without --resume"
-            )
-        args = ["--config", str(run / CONFIG), *args]
-    elif not any(arg in ("--config", "-c", "--help", "-h") or arg.startswith("--config=") for arg in args):
-        args = ["--config", str(shipped("digits")), *args]
-    cli = TrainCLI(args, stem=_stem(args), resume=resume)
-    cli.check()
+    args, spec = take(args, "--resume")
+    args, trusted = take_all(args, "--trust")
+    dry, args = "--dry-run" in args, [arg for arg in args if arg != "--dry-run"]
+    if spec is None:
+        args, run, trust = with_config(args), None, OWN.including(tuple(trusted))
+        cli = TrainCLI(args, stem=_stem(args), trust=trust)
+    else:
+        run = find_run(Path(take(args, "--run.root")[1] or RunSettings().root), spec)
+        if take(args, "--run.name")[1] is not None:
+            raise KineticError(f"--run.name does not go with --resume: {run.name} keeps its name; leave it out")
+        # what a run folder says is a stranger's word, and only what is typed beside it is trusted
+        trust = STRANGER.including(tuple(trusted)).opening(typed_values(args))
+        args = ["--config", str(run / CONFIG), *(with_config(args) if _names_config(args) else args)]
+        cli = TrainCLI(args, stem=run.name, trust=trust, resume=run)
+    cli.prepare()
     if dry:
         dry_run(cli.model, cli.datamodule, cli.trainer)
         return
-    cli.open_folder()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=None if resume is None else str(resume))
-    _summary(cli)
+    Training(cli, run).go()
 
 
-def shipped(name: str) -> Path:
-    """Path of a shipped configuration: beside the package in a checkout, inside it when installed."""
-    package = Path(kinetic.nn.__file__).parent.parent
-    places = [package.parent / "configs" / f"{name}.yaml", package / "configs" / f"{name}.yaml"]
-    return next((place for place in places if place.is_file()), places[0])
+class Training:
+    """One training in one run folder, from claiming it to letting it go."""
+
+    def __init__(self, cli: TrainCLI, run: Path | None) -> None:
+        """Take the folder of a new run, or of the run that goes on; on the first process alone."""
+        self.cli, settings = cli, cli.config_init.run
+        self.folder: RunFolder | None = None
+        if is_rank_zero():
+            root = Path(settings.root)
+            self.folder = RunFolder.claim(root, settings.name, cli.stem) if run is None else RunFolder.reopen(run)
+            os.environ[FOLDER] = str(self.folder.path.resolve())
+        # a process that rank 0 or torchrun started writes nothing, and learns the folder later
+        self.path = self.folder.path if self.folder else Path(os.environ.get(FOLDER) or settings.root)
+
+    def go(self) -> None:
+        """Train, and say how it ended; what fails before the first step of a new run leaves nothing behind."""
+        try:
+            self._fit()
+        except BaseException as error:
+            began = self.folder is None or self.folder.begun
+            if self.folder is not None:
+                self.folder.abandon()
+            expected = isinstance(error, KineticError | OSError) or not isinstance(error, Exception)
+            if self.cli.state is None or began or expected:
+                raise
+            reason = " ".join(str(error).split())
+            raise KineticError(
+                f"training cannot go on from {self.path.name}/{LAST} ({type(error).__name__}: {reason}); use another "
+                "checkpoint, or start a new run"
+            ) from error
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+            os.environ.pop(FOLDER, None)
+        _summary(self.cli, self.path)
+
+    def _fit(self) -> None:
+        cli, trainer = self.cli, self.cli.trainer
+        state, last = cli.state, self.path / LAST
+        set_root(trainer, str(self.path))
+        cli.owner.folder, cli.owner.config = self.folder, cli.text
+        trainer.loggers = self._loggers(None if state is None else state["global_step"])
+        if state is not None:
+            cli.checkpoint_io.hold(state, last)
+            cli.state = {}  # Lightning takes it from there
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=None if state is None else str(last))
+
+    def _loggers(self, resume_step: int | None) -> list[Logger]:
+        settings: RunSettings = self.cli.config_init.run
+        loggers: list[Logger] = [MetricsCSV(self.path, resume_step=resume_step)]
+        wandb, notice = wandb_logger(self.path, project=settings.project, mode=settings.wandb)
+        if wandb is not None:
+            wandb.remember(self.path)
+            loggers.append(wandb)
+        if notice and is_rank_zero():
+            print(notice, file=sys.stderr)
+        if settings.tensorboard:
+            loggers.append(tensorboard_logger(self.path))
+        for logger in loggers:
+            logger.log_hyperparams(yaml.safe_load(self.cli.text))
+        return loggers
 
 
 @rank_zero_only
-def _summary(cli: TrainCLI) -> None:
-    folder = os.path.relpath(cli.folder)
+def _summary(cli: TrainCLI, path: Path) -> None:
+    folder = os.path.relpath(path)
     metrics = cli.trainer.callback_metrics
     loss = f", validation loss {float(metrics['val/loss']):.4f}" if "val/loss" in metrics else ""
     print(f"\nTrained {cli.trainer.global_step} steps{loss}. Everything is in {folder}/")
-    if (cli.folder / "report.html").is_file():
+    if (path / "report.html").is_file():
         print(f"Look:  {folder}/report.html")
-    print("Next:  uv run sample.py --kts balanced")
+    print(f"Next:  {command('sample')} --kts balanced")
 
 
-def _plain(value: Any) -> Any:
-    return value.as_dict() if isinstance(value, Namespace) else value
-
-
-def _take(args: list[str], flag: str) -> tuple[list[str], str | None]:
-    """Remove `flag [VALUE]` from `args`; the value is "" where it stands alone, None where it does not stand."""
-    for i, arg in enumerate(args):
-        if arg.startswith(f"{flag}="):
-            return args[:i] + args[i + 1 :], arg.split("=", 1)[1]
-        if arg == flag:
-            has_value = i + 1 < len(args) and not args[i + 1].startswith("-")
-            return args[:i] + args[i + 1 + has_value :], args[i + 1] if has_value else ""
-    return args, None
-
-
-def _root(args: list[str]) -> Path:
-    _, root = _take(args, "--run.root")
-    return Path(root or RunSettings().root)
+def _names_config(args: list[str]) -> bool:
+    return any(arg.partition("=")[0] in ("--config", "-c") for arg in args)
 
 
 def _stem(args: list[str]) -> str:
     for flag in ("--config", "-c"):
-        _, config = _take(args, flag)
+        _, config = take(args, flag)
         if config:
             return Path(config).stem
     return "run"

@@ -3,30 +3,38 @@
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from kinetic.build import build
 from kinetic.data.base import FlowDataModule
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
+from kinetic.store.plain import read_text
 from kinetic.store.runs import CONFIG
+from kinetic.store.settings import SavedConfig
+from kinetic.trust import Trust
 
 CACHE_BYTES = 2**31
+SUBSET_BYTES = 2**31  # of subset.txt
+HOME = "kinetic.data"
 
 
-def open_data(run: Path, packages: tuple[str, ...]) -> FlowDataModule:
-    """Open the data set that a run was trained on; raises ValueError if its training subset is another one now."""
-    try:
-        config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-        spec = {**config["data"], "init_args": {**(config["data"].get("init_args") or {})}}
-        spec["init_args"].setdefault("seed", int(config["seed_everything"]))
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise KineticError(f"{run / CONFIG} does not describe the data ({error!r})") from None
-    data = build(spec, base=FlowDataModule, packages=packages)
+def open_data(run: Path, trust: Trust) -> FlowDataModule:
+    """Open the data set that a run was trained on; KineticError if its training subset is another one now.
+
+    Its configuration is a stranger's: it names the classes and opens the sources that `trust` allows, which are files
+    that lie here unless others were named.
+    """
+    settings = SavedConfig.read(run)
+    spec, seed = settings.at("data"), settings.at("seed_everything", default=0)
+    if not isinstance(spec, dict) or not isinstance(spec.get("init_args") or {}, dict) or isinstance(seed, bool | str):
+        raise KineticError(f"{run / CONFIG} does not describe the data")
+    init_args = {"seed": seed, **(spec.get("init_args") or {})}
+    data: FlowDataModule = build({**spec, "init_args": init_args}, base=FlowDataModule, home=HOME, trust=trust)
+    data.trust = trust
     data.setup()
     listed = run / "subset.txt"
-    if listed.is_file() and listed.read_text(encoding="utf-8").splitlines() != list(data.subset_ids):
+    if listed.is_file() and read_text(listed, most=SUBSET_BYTES).splitlines() != list(data.subset_ids):
         raise KineticError(f"the data set is no longer the one that {run.name} was trained on (see {listed.name})")
     return data
 
@@ -44,7 +52,7 @@ def small(data: FlowDataModule) -> bool:
 def training_size(run: Path) -> int | None:
     """How many images a run was trained on, as it wrote down; None if it did not."""
     listed = run / "subset.txt"
-    return len(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else None
+    return len(read_text(listed, most=SUBSET_BYTES).splitlines()) if listed.is_file() else None
 
 
 def labels_of_reference(data: FlowDataModule) -> Tensor:

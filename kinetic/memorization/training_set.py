@@ -19,6 +19,7 @@ from kinetic.images import ImageSet
 from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.store.settings import SavedConfig
+from kinetic.trust import STRANGER, Trust
 
 Range = tuple[float, float]
 MARGIN = 0.05  # of the reference's span: how far training images may reach beyond it
@@ -107,7 +108,7 @@ def open_training_set(
     *,
     data: FlowDataModule | None = None,
     device: torch.device | str = "cpu",
-    packages: tuple[str, ...] = ("kinetic",),
+    trust: Trust = STRANGER,
 ) -> TrainingSet:
     """Open the training set of a run as its own validations saw it; KineticError if it is another one by now.
 
@@ -117,7 +118,7 @@ def open_training_set(
     threshold = settings.memorization("threshold")
     limit = settings.memorization("null_samples", NULL_SAMPLES)
     return TrainingSet.of(
-        open_data(run, packages) if data is None else data,
+        open_data(run, trust) if data is None else data,
         threshold=THRESHOLD if threshold is None else float(threshold),
         null_samples=None if limit is None else int(limit),
         device=device,

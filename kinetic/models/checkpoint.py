@@ -1,19 +1,26 @@
 """Checkpoints: written whole, read without executing anything from them, and turned back into networks."""
 
 import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kinetic.build import ClassConfig, build
 from kinetic.errors import KineticError
+from kinetic.models.schema import check_checkpoint, tensors
 from kinetic.store.files import replacing
+from kinetic.trust import STRANGER, Trust
 
 COMPILED = "_orig_mod."
-KEYS = {"state_dict", "hyper_parameters", "global_step", "kinetic"}
+NETWORKS, MEASURES = "kinetic.nn", "kinetic"  # where classes of ours live that a configuration may name
+PICKLE_BYTES = 2**28  # of the part of a checkpoint that is no tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,25 +43,48 @@ class LoadedNetwork:
     epoch: int
 
 
-def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint as tensors and plain types; raises ValueError on anything else, executing nothing.
+def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain types; raises KineticError on anything else, executing nothing.
 
-    With `mmap` tensors are read from the disk only when they are used.
+    Every byte is compared with the checksums that torch writes beside them.
     """
     path = Path(path)
     if not path.is_file():
         raise KineticError(f"checkpoint {path} does not exist")
+    _check_archive(path)
     try:
-        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+        state = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
         raise KineticError(f"checkpoint {path} is refused, it holds more than weights: {reason}") from None
-    except (RuntimeError, EOFError, KeyError, UnicodeDecodeError, ValueError) as error:
-        reason = str(error).split("\n")[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever torch makes of bytes that it did not write
+        reason = (str(error) or type(error).__name__).split("\n")[0]
         raise KineticError(f"checkpoint {path} cannot be read, it is damaged or no checkpoint: {reason}") from None
-    if not isinstance(state, dict):
-        raise KineticError(f"checkpoint {path} holds a {type(state).__name__}, not a dictionary")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise KineticError(f"checkpoint {path} holds a {type(state).__name__}, not a dictionary of names")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the bytes of a checkpoint with their checksums, and what its parts claim to hold with its size."""
+    damaged = f"checkpoint {path} cannot be read, it is damaged or no checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts, size = archive.infolist(), path.stat().st_size
+            if sum(part.file_size for part in parts) > size or any(part.compress_type for part in parts):
+                raise KineticError(f"{damaged}: it claims to hold more than its {size:,} bytes")
+            plain = [part for part in parts if part.filename.endswith(".pkl")]
+            if not plain or any(part.file_size > PICKLE_BYTES for part in plain):
+                raise KineticError(f"{damaged}: its table of contents is missing or too large")
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        if isinstance(error, KineticError):
+            raise
+        raise KineticError(f"{damaged}: {str(error).splitlines()[0]}") from None
+    if broken is not None:
+        raise KineticError(f"{damaged}: the bytes of {broken} are not those that were written; use another checkpoint")
 
 
 def write_checkpoint(state: dict[str, Any], path: Path | str) -> None:
@@ -69,6 +99,7 @@ def write_checkpoint(state: dict[str, Any], path: Path | str) -> None:
 def load_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> None:
     """Load `weights` strictly; raises a one-line ValueError that names what does not fit."""
     clean = {name.replace(COMPILED, ""): value for name, value in weights.items()}
+    tensors(clean, "weights", source)
     check_weights(net, clean, source=source)
     net.load_state_dict(clean)
 
@@ -86,19 +117,12 @@ def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> No
         )
 
 
-def trained_steps(path: Path | str) -> int:
-    """Number of optimiser steps behind a checkpoint that train.py wrote."""
-    state = read_checkpoint(path, mmap=True)
-    _check_keys(state, path)
-    return int(state["global_step"])
-
-
 def load_network(
     path: Path | str,
     *,
     weights: Literal["ema", "raw"] | None = None,
     network: nn.Module | None = None,
-    packages: tuple[str, ...] = ("kinetic",),
+    trust: Trust = STRANGER,
 ) -> LoadedNetwork:
     """Rebuild the network of a checkpoint that train.py wrote.
 
@@ -106,29 +130,55 @@ def load_network(
         path: the checkpoint file.
         weights: "ema", "raw", or None for the averaged ones where there are any.
         network: to load the weights into, where the checkpoint does not name the network's class.
-        packages: from which the class named by the checkpoint may be imported.
+        trust: which class the checkpoint may name.
     """
-    state = read_checkpoint(path)
-    _check_keys(state, path)
+    state, source = read_checkpoint(path), f"checkpoint {path}"
+    check_checkpoint(state, source)
     prefix, which = _prefix(state["state_dict"], weights, path)
+    chosen = {
+        n.removeprefix(prefix).replace(COMPILED, ""): v for n, v in state["state_dict"].items() if n.startswith(prefix)
+    }
     if network is None:
-        network = build(_network_config(state, path), base=nn.Module, packages=packages)
-    chosen = {n.removeprefix(prefix): v for n, v in state["state_dict"].items() if n.startswith(prefix)}
-    load_weights(network, chosen, source=f"checkpoint {path}")
+        network = _built(_network_config(state, path), chosen, source, trust)
+    load_weights(network, chosen, source=source)
     return LoadedNetwork(
         net=network.eval().requires_grad_(False),
         weights=which,
         hparams=state["hyper_parameters"],
         sample_shape=tuple(state["kinetic"]["sample_shape"]),
-        step=int(state["global_step"]),
-        epoch=int(state["epoch"]),
+        step=state["global_step"],
+        epoch=state["epoch"],
     )
 
 
-def _check_keys(state: dict[str, Any], path: Path | str) -> None:
-    lacking = sorted(KEYS - set(state))
-    if lacking:
-        raise KineticError(f"checkpoint {path} was not written by train.py: it lacks {', '.join(lacking)}")
+def _built(config: ClassConfig, weights: dict[str, Any], source: str, trust: Trust) -> nn.Module:
+    """Build the network that a checkpoint names; one of ours without memory first, to see that it has these weights."""
+    settings: dict[str, Any] = {"base": nn.Module, "home": NETWORKS, "trust": trust}
+    if str(config.get("class_path")).startswith(f"{NETWORKS}."):
+        with torch.device("meta"), _at_most(len(weights), source):
+            check_weights(build(config, **settings), weights, source=source)
+    network: nn.Module = build(config, **settings)
+    return network
+
+
+@contextmanager
+def _at_most(count: int, source: str) -> Iterator[None]:
+    """Stop building a network that gets more parameters than there are weights for."""
+    made = 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        made += 1
+        if made > 2 * count + 8:
+            raise KineticError(
+                f"{source} is of another architecture: it names a network of more than its {count} tensors"
+            )
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _prefix(names: dict[str, Any], weights: str | None, path: Path | str) -> tuple[str, Literal["ema", "raw"]]:
@@ -142,4 +192,6 @@ def _network_config(state: dict[str, Any], path: Path | str) -> ClassConfig:
     config = state["hyper_parameters"].get("network")
     if config is None:
         raise KineticError(f"checkpoint {path} was trained on a network passed as an object; pass it as network=")
+    if not isinstance(config, dict):
+        raise KineticError(f"checkpoint {path} is damaged: its network is a {type(config).__name__}, not a class")
     return config

@@ -14,6 +14,7 @@ from kinetic.flow.field import Field
 from kinetic.models.checkpoint import LoadedNetwork, load_network
 from kinetic.store.files import sha256
 from kinetic.store.runs import CONFIG, LAST, find_run
+from kinetic.trust import STRANGER, Trust
 
 Weights = Literal["ema", "raw"]
 
@@ -44,27 +45,25 @@ def open_run(
     *,
     root: Path | str = "runs",
     weights: str | None = None,
-    packages: tuple[str, ...] = ("kinetic",),
+    trust: Trust = STRANGER,
 ) -> Origin:
     """Open the last checkpoint of a run: by name, by path, or (None) the newest.
 
-    `weights` is "ema", "raw", or None for the averaged ones where there are any; classes come from `packages` alone.
+    `weights` is "ema", "raw", or None for the averaged ones where there are any; `trust` says which classes may be built.
     """
     folder = find_run(Path(root), None if run is None else str(run))
     checkpoint = folder / LAST
     if not checkpoint.is_file():
         raise KineticError(f"run {folder.name} has no checkpoint yet; train it until it has written one")
-    return open_checkpoint(checkpoint, weights=weights, packages=packages)
+    return open_checkpoint(checkpoint, weights=weights, trust=trust)
 
 
-def open_checkpoint(
-    checkpoint: Path | str, *, weights: str | None = None, packages: tuple[str, ...] = ("kinetic",)
-) -> Origin:
+def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust: Trust = STRANGER) -> Origin:
     """Open a checkpoint that train.py wrote; its run is the folder it lies in, if that is one."""
     checkpoint = Path(checkpoint)
     if weights not in (None, "ema", "raw"):
         raise KineticError(f"unknown weights {weights!r}; choose from ema, raw")
-    loaded = load_network(checkpoint, weights=weights, packages=packages)  # type: ignore[arg-type]
+    loaded = load_network(checkpoint, weights=weights, trust=trust)  # type: ignore[arg-type]
     run = run_of(checkpoint)
     kind = "averaged" if loaded.weights == "ema" else "raw"
     shown = run if run is not None and checkpoint.resolve() == run / LAST else checkpoint
@@ -100,11 +99,11 @@ def open_empirical(
     root: Path | str = "runs",
     conditional: bool = False,
     device: torch.device | str = "cpu",
-    packages: tuple[str, ...] = ("kinetic",),
+    trust: Trust = STRANGER,
 ) -> Origin:
     """Open the closed-form field of a run's training set, `conditional` on its labels; small sets lie on `device`."""
     folder = find_run(Path(root), None if run is None else str(run))
-    data = open_data(folder, packages)
+    data = open_data(folder, trust)
     labels = labels_of_reference(data) if conditional else None
     classes = data.num_classes if conditional else None
     images = training_images(data)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from kinetic.errors import KineticError
 from kinetic.flow.shaping import KTS
 from kinetic.metrics.statistics import THRESHOLD
 from kinetic.plots import Curve
@@ -56,7 +56,7 @@ class Run:
         """The settings; none where they cannot be read."""
         try:
             return SavedConfig.parse(self.config_text)
-        except (Unavailable, yaml.YAMLError):
+        except (Unavailable, KineticError):
             return SavedConfig()
 
     @property

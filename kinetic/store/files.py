@@ -3,9 +3,12 @@
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LEFT_OVER = re.compile(r"\..+\.\d+\.tmp")
 
 
 @contextmanager
@@ -27,6 +30,21 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`; whoever calls this owns the folder."""
+    for path in folder.glob(".*.tmp"):
+        if LEFT_OVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged file another name, NAME.damaged, NAME.damaged-2, ..., and return it."""
+    names = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in ["", *(f"-{n}" for n in range(2, 10**6))])
+    aside = next(name for name in names if not name.exists())
+    os.replace(path, aside)
+    return aside
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -1,50 +1,164 @@
-"""Run folders: runs/NAME, and runs/latest that points at the newest."""
+"""Run folders: runs/NAME, each owned by one process while it is trained, and runs/latest that names the newest."""
 
 import os
+import re
+import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from kinetic.errors import KineticError
+from kinetic.store.files import remove_left_over, write_text
+from kinetic.store.locks import FILE as LOCK
+from kinetic.store.locks import Lock
+from kinetic.store.plain import read_text
 
 LATEST = "latest"
 CONFIG = "config.yaml"
+SUBSET = "subset.txt"
 LAST = "checkpoints/last.ckpt"
+NAME = re.compile(r"\w[\w.,+=@ -]{0,98}[\w+=@]|\w")
+NAMES = "at most 100 letters, digits and _ + = @, inside also . , - and spaces"
+POINTER = "kinetic run: "  # how runs/latest begins where links cannot be made
+SHOWN = 20
 
 
-def new_run(root: Path, name: str | None, stem: str) -> Path:
-    """Choose the folder of a new run: root/name, or root/stem-DATE-TIME; raises ValueError if `name` is taken."""
-    if name == LATEST or (name and Path(name).name != name):
-        raise KineticError(f"run name {name!r} is not a plain folder name; choose another with --run.name")
-    if name is not None:
-        folder = root / name
-        if folder.exists():
-            raise KineticError(
-                f"run folder {folder} exists already; continue it with --resume {name}, or choose another --run.name"
-            )
-        return folder
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    tries = (root / f"{stem}-{stamp}{suffix}" for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
-    return next(folder for folder in tries if not folder.exists())
+def check_name(name: str) -> str:
+    """Return a name that a run may have; KineticError otherwise."""
+    if name == LATEST or not NAME.fullmatch(name):
+        shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
+        raise KineticError(f"--run.name {shown} cannot name a run: pass {NAMES}; not {LATEST!r}")
+    return name
+
+
+class RunFolder:
+    """The folder of a run, which this process owns until `close`.
+
+    Nothing is written into it before `begin`, when everything that a run needs has been built; what fails before its
+    first step leaves nothing behind (`abandon`).
+    """
+
+    def __init__(self, path: Path, lock: Lock, *, new: bool) -> None:
+        self.path, self.new = path, new
+        self.begun = self.stepped = False
+        self._lock = lock
+
+    @classmethod
+    def claim(cls, root: Path, name: str | None, stem: str) -> "RunFolder":
+        """Make the folder of a new run, root/name or root/stem-DATE-TIME; KineticError where the name is taken."""
+        if not str(root).strip() or (root.exists() and not root.is_dir()):
+            raise KineticError(f"--run.root {str(root)!r} is no folder: pass one, such as runs")
+        root.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            path = root / check_name(name)
+            return _made(path) or _unused(path) or _taken(path)
+        stem = (re.sub(r"[^\w+=@-]", "-", stem).strip("-")[:60]) or "run"
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
+            made = _made(root / f"{stem}-{stamp}{suffix}")
+            if made is not None:
+                return made
+        raise KineticError(f"too many runs were started at once in {root}; pass --run.name")
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """Take a run that exists; KineticError while another process trains it."""
+        return cls(path, Lock(path, what="trained"), new=False)
+
+    def begin(self, config: str, subset: Iterable[str]) -> None:
+        """Write what the run is: its resolved settings, and which images it is trained on."""
+        self.begun = True
+        for folder in (self.path, *(place for place in self.path.iterdir() if place.is_dir())):
+            remove_left_over(folder)
+        write_text(self.path / CONFIG, config)
+        write_text(self.path / SUBSET, "".join(f"{name}\n" for name in subset))
+
+    def step(self) -> None:
+        """Note that a step has been taken: from now on this is the newest run."""
+        if not self.stepped:
+            self.stepped = True
+            self.trouble = point_latest(self.path)
+
+    trouble: str | None = None  # why runs/latest does not name this run
+
+    @property
+    def unfinished_start(self) -> bool:
+        """Whether this is a new run that has taken no step and kept nothing."""
+        return self.new and not self.stepped and not any((self.path / "checkpoints").glob("*.ckpt"))
+
+    def abandon(self) -> None:
+        """Remove a new run that never took a step."""
+        if self.unfinished_start:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._lock.release()
+
+
+def _made(path: Path) -> RunFolder | None:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return None
+    return RunFolder(path, Lock(path, what="trained"), new=True)
+
+
+def _unused(path: Path) -> RunFolder | None:
+    """Take over a folder in which a run was killed before it began; None where there is anything in it."""
+    if not path.is_dir() or any(place.name != LOCK for place in path.iterdir()):
+        return None
+    return RunFolder(path, Lock(path, what="trained"), new=True)
+
+
+def _taken(path: Path) -> RunFolder:
+    if (path / CONFIG).is_file():
+        raise KineticError(
+            f"run folder {path} exists already; continue it with --resume {path.name}, or choose another --run.name"
+        )
+    raise KineticError(f"{path} exists already and is no run; choose another --run.name")
 
 
 def find_run(root: Path, spec: str | None) -> Path:
-    """Find a run by name, by path, or (None) the newest; raises ValueError that says what to do."""
+    """Find a run by name, by path, or (None) the newest; KineticError that says what to do."""
     if spec in (None, "", LATEST):
-        folder = root / LATEST
-        if not folder.exists():
-            raise KineticError(f"there is no run in {root}/ yet; train one first: uv run train.py")
-        return folder.resolve()
+        return _newest(root)
     for folder in (root / str(spec), Path(str(spec))):
         if (folder / CONFIG).is_file():
             return folder.resolve()
     known = sorted(p.name for p in root.glob("*") if (p / CONFIG).is_file() and p.name != LATEST)
-    raise KineticError(f"no run {str(spec)!r} in {root}/; known runs: {', '.join(known) or 'none'}")
+    listed = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+    raise KineticError(f"no run {str(spec)!r:.120} in {root}/; known runs: {listed or 'none'}")
 
 
-def point_latest(run: Path) -> None:
-    """Let runs/latest point at `run`, replacing the old link in one move."""
+def _newest(root: Path) -> Path:
+    link = root / LATEST
+    if link.is_file():
+        named = read_text(link, most=1000)
+        link = root / named.removeprefix(POINTER).strip() if named.startswith(POINTER) else link
+    if not (link / CONFIG).is_file():
+        raise KineticError(f"there is no run in {root}/ yet; train one first: uv run train.py")
+    return link.resolve()
+
+
+def point_latest(run: Path) -> str | None:
+    """Let runs/latest name `run`; return why it could not be, as where a file or folder of that name is a person's own.
+
+    It is a link, or a small text file where links cannot be made.
+    """
     link = run.parent / LATEST
+    own = not link.is_symlink() and link.exists()
+    if own and not (link.is_file() and link.stat().st_size < 1000 and read_text(link).startswith(POINTER)):
+        return f"{link} is not Kinetic's, so it is left alone and does not name this run"
     beside = run.parent / f".{LATEST}.{os.getpid()}.tmp"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(run.name)
-    os.replace(beside, link)
+    try:
+        beside.unlink(missing_ok=True)
+        try:
+            beside.symlink_to(run.name)
+        except (OSError, NotImplementedError):
+            beside.write_text(f"{POINTER}{run.name}\n", encoding="utf-8")
+        os.replace(beside, link)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        return f"{link} cannot be written ({error.strerror or error}), so it does not name this run"
+    return None

@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kinetic.errors import KineticError
+from kinetic.store.plain import parse_yaml, read_text
 from kinetic.store.runs import CONFIG
 
 MEMORIZATION = "MemorizationCallback"  # the class, in whichever module
@@ -21,16 +19,12 @@ class SavedConfig:
     @classmethod
     def read(cls, run: Path) -> "SavedConfig":
         """Read the settings of a run folder; KineticError where there are none, or they are damaged."""
-        path = run / CONFIG
-        try:
-            return cls.parse(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise KineticError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        return cls.parse(read_text(run / CONFIG), name=str(run / CONFIG))
 
     @classmethod
-    def parse(cls, text: str) -> "SavedConfig":
-        """Take settings from the text of a config.yaml."""
-        values = yaml.safe_load(text)
+    def parse(cls, text: str, *, name: str = CONFIG) -> "SavedConfig":
+        """Take settings from the text of a config.yaml; KineticError where it is damaged."""
+        values = parse_yaml(text, name=name)
         return cls(values if isinstance(values, dict) else {})
 
     def at(self, *keys: str, default: Any = None) -> Any:

@@ -31,3 +31,22 @@ def is_logged_step(trainer: Trainer) -> bool:
 def steps_between_logs(trainer: Trainer) -> int:
     """Optimiser steps from one at which numbers are logged to the next; 0 where none are."""
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def set_root(trainer: Trainer, folder: str) -> None:
+    """Set the folder of a run, on a process that learns it from the first one."""
+    trainer._default_root_dir = folder  # type: ignore[attr-defined]
+
+
+def train_metrics(trainer: Trainer) -> tuple[dict[str, float], int] | None:
+    """What will be logged of the training batch that has just ended, and at which step; None where nothing will be.
+
+    A checkpoint of this step is written before Lightning logs it; a process killed in between would lose it.
+    """
+    connector = trainer._logger_connector
+    loop = trainer.fit_loop.epoch_loop
+    if loop._should_accumulate() or not connector.should_update_logs:
+        return None
+    assert trainer._results is not None
+    found = {name: float(value) for name, value in trainer._results.metrics(True)["log"].items()}
+    return ({**found, "epoch": trainer.current_epoch}, loop._batches_that_stepped) if found else None

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from kinetic.errors import KineticError
@@ -56,6 +57,33 @@ class LossWatch:
             if not math.isfinite(loss):
                 return BadLoss(step, loss, [round(float(t), 6) for t in times], list(ids))
         return None
+
+
+class RunningMean:
+    """Mean of values that come in batches, over all processes: a sum and a count, so that no batch weighs too much."""
+
+    def __init__(self) -> None:
+        self.sum: Tensor | None = None
+        self.count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Take in values [n], which stay on their device; they are summed in float64 where it has that."""
+        wide = values.detach().to(_wide(values.device)).sum()
+        self.sum = wide if self.sum is None else self.sum + wide
+        self.count += len(values)
+
+    def over_processes(self, strategy: Strategy) -> Tensor | None:
+        """Mean over all processes (all call this), float32 []; None where there are no values at all."""
+        device = strategy.root_device
+        total = torch.zeros((), dtype=_wide(device), device=device) if self.sum is None else self.sum
+        pair = torch.stack([total, total.new_tensor(self.count)])
+        summed = strategy.reduce(pair, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return None if not summed[1] else (summed[0] / summed[1]).float()
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def stop_on(bad: BadLoss, trainer: Trainer) -> NoReturn:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
-from kinetic.build import ClassConfig, as_config, build_trusted
+from kinetic.build import ClassConfig, as_config, build
 from kinetic.data.fit import check_fit
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field
@@ -20,14 +20,16 @@ from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import ValidationSampling, seed_loader
 from kinetic.flow.trajectory import Trajectory
 from kinetic.memorization.detectors import Response, renoise
-from kinetic.models.checkpoint import check_weights
+from kinetic.models.checkpoint import MEASURES, NETWORKS, check_weights
 from kinetic.tensors import seed_from, seeded_noise
 from kinetic.training.averaging import AveragedNetwork
 from kinetic.training.couplings import pair
 from kinetic.training.lightning import is_logged_step
-from kinetic.training.losses import LossWatch, stop_on
+from kinetic.training.losses import LossWatch, RunningMean, stop_on
 from kinetic.training.optimizers import make_optimizer
+from kinetic.training.resuming import carry_over
 from kinetic.training.times import TrainingTimes, checked_dropout, draw_times, drop_labels, validation_times
+from kinetic.trust import STRANGER, Trust
 
 Batch = dict[str, Any]
 STRATA = 1024  # of validation times; in their order any few in a row cover [0, 1]
@@ -52,6 +54,7 @@ class FlowMatching(LightningModule):
         seed: noise, times and dropout are a function of (seed, rank, step).
         samples: which samples every validation draws.
         sampler: how they are drawn.
+        trust: which classes `network`, `optimizer`, `scheduler` and `samples.measures` may name.
 
     Batches are {"x": float32 [B, ...] in [-1, 1], "labels": int64 [B] or None, "ids": list of B names}.
     """
@@ -75,6 +78,7 @@ class FlowMatching(LightningModule):
         seed: int = 0,
         samples: ValidationSampling = ValidationSampling(),  # noqa: B008 (frozen)
         sampler: Sampler = Sampler(),  # noqa: B008 (frozen)
+        trust: Trust = STRANGER,
     ) -> None:
         super().__init__()
         plain = {
@@ -94,7 +98,9 @@ class FlowMatching(LightningModule):
             "sampler": sampler.to_dict(),
         }
         self.save_hyperparameters(plain, logger=False)
-        self.net = network if isinstance(network, nn.Module) else build_trusted(network, base=nn.Module)
+        self.net = (
+            network if isinstance(network, nn.Module) else build(network, base=nn.Module, home=NETWORKS, trust=trust)
+        )
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
@@ -103,11 +109,11 @@ class FlowMatching(LightningModule):
         self.times = TrainingTimes(times, time_mean, time_std)
         self.label_dropout = checked_dropout(label_dropout, self.num_classes)
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
-        self.warmup_steps = warmup_steps
+        self.warmup_steps, self.trust = warmup_steps, trust
         self.samples, self.sampler = samples, sampler
-        more = (build_trusted(as_config(named), base=Measure) for named in samples.measures)
+        more = (build(as_config(one), base=Measure, home=MEASURES, trust=trust) for one in samples.measures)
         self.measures: tuple[Measure, ...] = (*STANDARD, *more)
-        self.losses = LossWatch()
+        self.losses, self._held_out = LossWatch(), RunningMean()
         if compile:
             self.net.compile()
             if self.ema is not None:
@@ -193,11 +199,14 @@ class FlowMatching(LightningModule):
         if self.ema is not None:
             self.ema.update(self.net)
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves, in the order in which it numbers them."""
+        return [p for p in self.net.parameters() if p.requires_grad]
+
     def configure_optimizers(self) -> Any:
         """Build the optimiser over the trained network, and its schedule with the warm-up in front."""
-        trained = [p for p in self.net.parameters() if p.requires_grad]
         optimizer, schedule = make_optimizer(
-            trained, self.optimizer_config, self.scheduler_config, warmup_steps=self.warmup_steps
+            self.trained_parameters(), self.optimizer_config, self.scheduler_config, warmup_steps=self.warmup_steps, trust=self.trust
         )
         if schedule is None:
             return optimizer
@@ -233,25 +242,31 @@ class FlowMatching(LightningModule):
             except IntegrationError as error:
                 first, last = int(batch["seeds"][0]), int(batch["seeds"][-1])
                 return IntegrationError(f"seeds {first} to {last} were not drawn: {error}")
-        loss, count = self._held_out_loss(batch, batch_idx), len(batch["x"])
-        self.log("val/loss", loss, batch_size=count, prog_bar=True, sync_dist=True, add_dataloader_idx=False)
+        self._held_out.add(self._held_out_losses(batch, batch_idx))
         return None
 
-    def _held_out_loss(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of held-out images; image i always meets the same time and noise, so that the curve is smooth.
+    def _held_out_losses(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of each held-out image; image i always meets the same time and noise, so that the curve is smooth.
 
         A batch without "index" is taken to hold the images after those of the batches before it.
         """
         x1 = batch["x"].float()
         if len(x1) == 0:  # this rank's share where there are fewer images than ranks
-            return x1.new_zeros(())
+            return x1.new_zeros(0)
         index = batch.get("index", batch_idx * len(x1) + torch.arange(len(x1))).cpu()
         t = validation_times(STRATA)[index % STRATA].to(self.device)
         x0 = seeded_noise(index, x1.shape[1:]).to(self.device)
-        return self.errors(self.sampling_network, x0, x1, t, self._labels(batch)).mean()
+        return self.errors(self.sampling_network, x0, x1, t, self._labels(batch))
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a new mean over the held-out images."""
+        self._held_out = RunningMean()
 
     def on_validation_epoch_end(self) -> None:
-        """Log at the number of steps taken, which is also the step of every file that a validation writes."""
+        """Log the loss over all processes, at the number of steps taken, which is also the step of every file that a validation writes."""
+        loss = self._held_out.over_processes(self.trainer.strategy)
+        if loss is not None:
+            self.log("val/loss", loss, prog_bar=True, batch_size=1)
         if self.trainer.state.fn == "fit":
             place = {"step": float(self.global_step), "epoch": float(self.current_epoch)}
             self.log_dict(place, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
@@ -295,8 +310,17 @@ class FlowMatching(LightningModule):
             check_fit(self.net, data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another architecture in one line."""
+        """Refuse the weights of another architecture; let changed settings of the optimiser and its schedule hold."""
         check_weights(self, checkpoint["state_dict"], source="the checkpoint")
+        if "optimizer_states" in checkpoint:
+            carry_over(
+                checkpoint,
+                self.trained_parameters(),
+                optimizer=self.optimizer_config,
+                scheduler=self.scheduler_config,
+                warmup_steps=self.warmup_steps,
+                trust=self.trust,
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the weights without this class; plain types only."""

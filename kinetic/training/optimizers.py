@@ -6,9 +6,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
-from kinetic.build import ClassConfig, build_trusted
+from kinetic.build import ClassConfig, build
 from kinetic.errors import KineticError
+from kinetic.trust import STRANGER, Trust
 
+HOME = "torch.optim"
 ADAM: ClassConfig = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-4}}
 
 
@@ -18,6 +20,7 @@ def make_optimizer(
     schedule: ClassConfig | None = None,
     *,
     warmup_steps: int = 0,
+    trust: Trust = STRANGER,
 ) -> tuple[Optimizer, LRScheduler | None]:
     """Build an optimiser (Adam at 2e-4 by default) and a schedule counted in steps.
 
@@ -26,8 +29,8 @@ def make_optimizer(
     """
     if warmup_steps < 0:
         raise KineticError(f"warmup_steps must be at least 0, got {warmup_steps}")
-    made = build_trusted(optimizer or ADAM, parameters, base=Optimizer)
-    after = None if schedule is None else build_trusted(schedule, made, base=LRScheduler)
+    made = build(optimizer or ADAM, parameters, base=Optimizer, home=HOME, trust=trust)
+    after = None if schedule is None else build(schedule, made, base=LRScheduler, home=HOME, trust=trust)
     if warmup_steps == 0:
         return made, after
     warm_up = LinearLR(made, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
