@@ -1,5 +1,7 @@
 """Checkpoints of a run: the last, the best, and some to look back at."""
 
+import filecmp
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from kinetic.errors import KineticError
 from kinetic.store.files import replacing
-from kinetic.training.lightning import validation_is_next
+from kinetic.training.lightning import train_metrics, validation_is_next
+from kinetic.training.loggers import MetricsCSV
 
 
 class Checkpoints(Checkpoint):
@@ -32,19 +35,29 @@ class Checkpoints(Checkpoint):
             raise KineticError("every_n_steps and keep_every_n_steps must be at least 1")
         self.every_n_steps, self.keep_every_n_steps, self.monitor = every_n_steps, keep_every_n_steps, monitor
         self.best: float | None = None
+        self.best_step = -1
         self._saved_step = -1
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The best value so far, and the step that had it."""
+        return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far."""
-        self.best = state_dict["best"]
+        best, step = state_dict["best"], state_dict.get("best_step", -1)
+        if not (best is None or (isinstance(best, float) and math.isfinite(best))) or not isinstance(step, int):
+            raise KineticError(f"the checkpoint is damaged: its best value is {best!r:.40} at step {step!r:.40}")
+        self.best, self.best_step = best, step
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember where the run starts, which is saved already if it was resumed."""
-        self._saved_step = trainer.global_step
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the copies that a run which was killed behind its last checkpoint did not get to make."""
+        step = self._saved_step = trainer.global_step
+        if step == 0 or not (self._folder(trainer) / "last.ckpt").is_file():
+            return
+        if self._is_kept(step):
+            self._copy_last(trainer, f"step={step}.ckpt")
+        if step == self.best_step:
+            self._copy_last(trainer, "best.ckpt")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,22 +76,38 @@ class Checkpoints(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor)
         improved = value is not None and bool(torch.isfinite(value)) and (self.best is None or float(value) < self.best)
         if improved and value is not None:
-            self.best = float(value)
+            self.best, self.best_step = float(value), trainer.global_step
         self._save_last(trainer)
         if improved:
             self._copy_last(trainer, "best.ckpt")
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the model that training ended with, whatever ended it."""
+        if trainer.global_step != self._saved_step:
+            self._save_last(trainer)
+
     def _save_last(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
+        self._log(trainer)
         trainer.save_checkpoint(self._folder(trainer) / "last.ckpt")
         if self._is_kept(trainer.global_step):
             self._copy_last(trainer, f"step={trainer.global_step}.ckpt")
 
+    def _log(self, trainer: Trainer) -> None:
+        """Have the row of this step in metrics.csv before the checkpoint that no run will train it again from."""
+        found = train_metrics(trainer)
+        for logger in trainer.loggers:
+            if found is not None and isinstance(logger, MetricsCSV):
+                logger.log_metrics(*found)
+                logger.save()
+
     def _copy_last(self, trainer: Trainer, name: str) -> None:
-        """Keep what was just saved under another name, too."""
-        if trainer.is_global_zero:
-            with replacing(self._folder(trainer) / name) as beside:
-                shutil.copyfile(self._folder(trainer) / "last.ckpt", beside)
+        """Keep what was saved last under another name, too, unless it is there."""
+        last, copy = self._folder(trainer) / "last.ckpt", self._folder(trainer) / name
+        if not trainer.is_global_zero or (copy.is_file() and filecmp.cmp(last, copy, shallow=False)):
+            return
+        with replacing(copy) as beside:
+            shutil.copyfile(last, beside)
 
     def _is_kept(self, step: int) -> bool:
         return self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0

@@ -60,7 +60,7 @@ def test_checkpoint_is_plain_and_rebuilds_both_sets_of_weights(tiny, workdir):
         (["--network.init_args.model_chanels", "8"], "model_chanels"),
         (["--network.class_path", "kinetic.nn.UNett"], "UNett"),
         (["--optimizer.init_args.lrr", "1"], "lrr"),
-        (["--model.path", "straight"], "'linear', 'gvp', 'vp'"),
+        (["--model.path", "straight"], "takes one of linear, gvp, vp"),
         (["--data.init_args.num_train", "5000"], "1297"),
         (["--data.init_args.size", "16"], "--data.init_args.size 8"),
         (["--network.init_args.in_channels", "3"], "the channels differ"),
@@ -68,7 +68,7 @@ def test_checkpoint_is_plain_and_rebuilds_both_sets_of_weights(tiny, workdir):
         (["--network.init_args.channel_mult", "[1,1,1,1,1]"], "8"),
         (["--data.init_args.batch_size", "9", "--trainer.accumulate_grad_batches", "2"], "batch_size=9"),
         (["--data.class_path", "kinetic.data.Folder", "--data.init_args.path", "/no/folder"], "/no/folder"),
-        (["--run.name", "a/b"], "plain folder name"),
+        (["--run.name", "a/b"], "cannot name a run"),
         (["--resume", "never"], "no run 'never'"),
         pytest.param(
             ["--run.tensorboard", "true"],
@@ -155,7 +155,7 @@ def test_any_module_can_be_the_network(tiny, workdir):
     config = tiny(
         network={"class_path": "tests.test_cli_train.Own", "init_args": {"width": 5}}, trainer={"max_steps": 2}
     )
-    train(["--config", str(config), "--run.name", "own"])
+    train(["--config", str(config), "--run.name", "own", "--trust", "tests"])
     path = workdir / "runs/own/checkpoints/last.ckpt"
     with pytest.raises(ValueError, match="--trust tests"):
         load_network(path)

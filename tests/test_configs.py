@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from kinetic.cli.train import TrainCLI
+from kinetic.trust import OWN
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 MILLIONS = {
@@ -33,7 +34,7 @@ class ParseOnly(TrainCLI):
     def parse_args(cls, args: list[str]):
         cli = cls.__new__(cls)
         with pytest.raises(StopIteration):
-            cli.__init__(args, stem="x", resume=None)
+            cli.__init__(args, stem="x", trust=OWN)
         return cli
 
 

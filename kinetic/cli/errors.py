@@ -1,58 +1,67 @@
 """Faults become one line on stderr and a non-zero exit; KINETIC_TRACEBACK=1 shows where they came from."""
 
+import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
 
-from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kinetic.callbacks.stopping import Interrupted
 from kinetic.errors import KineticError
 
-EXPECTED = (KineticError, OSError, ArgumentError, MisconfigurationException, KeyboardInterrupt, Interrupted)
+EXPECTED = (KineticError, OSError, argparse.ArgumentError, MisconfigurationException)
+STOPPED = (KeyboardInterrupt, Interrupted, SIGTERMException)
 UNEXPECTED = 70  # exit status of a fault that is ours (EX_SOFTWARE of sysexits.h)
+LOST = ("connection closed by peer", "gloo", "nccl", "broken pipe", "connection reset", "connection refused")
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
     """Run a command and return its exit status; a fault is told in one line, one that we did not foresee as such."""
     try:
         command(args)
-    except (*EXPECTED, Exception) as error:
+    except (*STOPPED, Exception) as error:
         if os.environ.get("KINETIC_TRACEBACK"):
             raise
-        return _tell(error) if isinstance(error, EXPECTED) else _tell_unexpected(error)
+        status, line = _status_and_line(error)
+        print(line, file=sys.stderr, flush=True)
+        return status
     return 0
 
 
-def _tell_unexpected(error: BaseException) -> int:
-    text = one_line(f"unexpected {type(error).__name__}: {error}")
-    print(f"error: {text}; KINETIC_TRACEBACK=1 shows where, please report it", file=sys.stderr)
-    return UNEXPECTED
-
-
-def _tell(error: BaseException) -> int:
+def _status_and_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Interrupted):
-        print(error, file=sys.stderr)
-        return 130
-    if isinstance(error, KeyboardInterrupt):
-        print("stopped; go on with --resume", file=sys.stderr)
-        return 130
-    line = _parser_line(str(error)) if isinstance(error, ArgumentError) else one_line(str(error))
-    print(f"error: {line or type(error).__name__}", file=sys.stderr)
-    return 2 if isinstance(error, ArgumentError) else 1
+        return 130, one_line(str(error))
+    if isinstance(error, STOPPED):
+        return (130 if isinstance(error, KeyboardInterrupt) else 143), "stopped; go on with --resume"
+    if isinstance(error, EXPECTED):
+        return (2 if isinstance(error, argparse.ArgumentError) else 1), f"error: {_words(error)}"
+    if _is_memory(error):
+        return 1, f"error: there is not enough memory ({one_line(str(error), 120)}); pass a smaller batch or network"
+    if _is_lost(error):
+        return 1, "error: another process of this run has ended, so this one ends too; go on with --resume"
+    text = one_line(f"unexpected {type(error).__name__}: {error}")
+    return UNEXPECTED, f"error: {text}; KINETIC_TRACEBACK=1 shows where, please report it"
 
 
-def _parser_line(message: str) -> str:
-    """Make the parser's report of every type it tried one fault: what is wrong with what, and where to look."""
-    key = re.search(r'Parser key "([^"]+)"', message)
-    inner = re.search(
-        r"Problem with given class_path '([^']+)':\s*(.+?)\s*(?:- Expected a|Given value|$)", message, re.S
-    )
-    if key and inner:
-        message = f"{key[1]} ({inner[1]}): {inner[2]}"
-    return f"{one_line(message)}; --print_config shows the keys that there are"
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return one_line(f"{error.filename}: {error.strerror}")
+    return one_line(str(error)) or type(error).__name__
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which torch tells of on a CPU by a RuntimeError."""
+    text = str(error).lower()
+    asked = "allocat" in text and ("memory" in text or "bytes" in text)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and (asked or "out of memory" in text))
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether the connection to another process broke."""
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in LOST)
 
 
 def one_line(message: str, limit: int = 600) -> str:

@@ -1,5 +1,6 @@
 """The command `train`: a configuration becomes a run folder."""
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -13,18 +14,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import kinetic.callbacks  # short names of classes are looked up among what is imported
-import kinetic.data
+import kinetic.callbacks
+import kinetic.nn  # noqa: F401 (short names of classes are looked up among what is imported)
 from kinetic.advice import command
 from kinetic.callbacks.checkpoints import Checkpoints
 from kinetic.callbacks.owning import OwnFolder
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import StopCleanly
+from kinetic.cli.parser_faults import fault
 from kinetic.cli.quiet import quiet
 from kinetic.cli.train_options import (
     RunSettings,
     add_groups,
     add_model,
+    check_config,
     check_functions,
     check_trainer,
     importing,
@@ -94,6 +97,14 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups and the few links between them."""
         add_groups(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the configuration; what the parser does not take is one line that names the option."""
+        try:
+            super().parse_arguments(parser, args)
+        except (argparse.ArgumentError, TypeError, KeyError, AttributeError, IndexError) as error:
+            options = [action.dest for action in parser._actions if action.dest]
+            raise fault(str(error), args=args, options=options, trust=self.trust) from None
 
     def _trusting(self, kind: type, *args: Any, **kwargs: Any) -> Any:
         return kind(*args, trust=self.trust, **kwargs)
@@ -170,6 +181,7 @@ def train(args: list[str]) -> None:
         if take(args, "--run.name")[1] is not None:
             raise KineticError(f"--run.name does not go with --resume: {run.name} keeps its name; leave it out")
         # what a run folder says is a stranger's word, and only what is typed beside it is trusted
+        check_config(run / CONFIG)
         trust = STRANGER.including(tuple(trusted)).opening(typed_values(args))
         args = ["--config", str(run / CONFIG), *(with_config(args) if _names_config(args) else args)]
         cli = TrainCLI(args, stem=run.name, trust=trust, resume=run)

@@ -1,6 +1,5 @@
 """The options of `train`: a configuration file and what is typed over it, checked before anything is built."""
 
-import argparse
 import datetime
 import inspect
 import math
@@ -22,7 +21,7 @@ from torch import nn
 
 import kinetic.nn
 from kinetic.errors import KineticError
-from kinetic.store.plain import check_yaml
+from kinetic.store.plain import check_yaml, read_yaml
 from kinetic.training.loggers import WandbMode
 from kinetic.trust import Trust
 
@@ -165,6 +164,7 @@ def with_config(args: list[str]) -> list[str]:
 def _config_file(text: str) -> Path:
     path = Path(text)
     if path.is_file():
+        check_config(path)
         return path
     name = path.name.removesuffix(".yaml")
     if text in (name, f"{name}.yaml", f"configs/{name}.yaml") and shipped(name).is_file():
@@ -173,8 +173,26 @@ def _config_file(text: str) -> Path:
     raise KineticError(f"--config {text!r:.120} is no file and no shipped configuration; those are {', '.join(names)}")
 
 
+def check_config(path: Path) -> None:
+    """Refuse a configuration file that is no YAML of bounded size, or has other groups than those there are."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise KineticError(f"{path} is no configuration: it holds a {type(values).__name__}, not groups of options")
+    for group, inside in values.items():
+        if group not in GROUPS:
+            raise KineticError(f"{path} has the unknown group {group!r:.80}; the groups are {', '.join(GROUPS)}")
+        if group != "seed_everything" and not (inside is None or isinstance(inside, dict)):
+            raise KineticError(f"{path}: {group} should be options with values, and is {inside!r:.80}")
+        named = inside.get("class_path") if isinstance(inside, dict) else None
+        if named is not None and not isinstance(named, str):
+            raise KineticError(f"{path}: {group}.class_path should name a class, and is {named!r:.80}")
+
+
+GROUPS = ("seed_everything", "run", "network", "optimizer", "scheduler", "model", "data", "trainer")
+
+
 def check_trainer(options: Any) -> None:
-    """Refuse options of the trainer that cannot work, or that Kinetic would not obey, by the name they are typed with."""
+    """Refuse options of the trainer that cannot work, or that Kinetic would not obey."""
     for name, default, reason in REFUSED:
         if options.get(name) not in (None, default):
             raise KineticError(f"--trainer.{name} {options.get(name)} is not obeyed: {reason}; leave it out")
@@ -227,6 +245,8 @@ def _check_devices(devices: Any, accelerator: Any) -> None:
     most = MOST_DEVICES
     if accelerator == "cpu" or (accelerator in (None, "auto") and not torch.cuda.is_available()):
         most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d{1,9}|\d+(,\d+)+", devices):
+        raise KineticError(f"--trainer.devices takes a number, a list such as 0,1, or auto, got {devices[:80]!r}")
     wanted = int(devices) if isinstance(devices, str) and re.fullmatch(r"-?\d{1,9}", devices) else devices
     if isinstance(wanted, bool) or (isinstance(wanted, int) and not (1 <= wanted <= most or wanted == -1)):
         raise KineticError(f"--trainer.devices must be 1 to {most:,} here, or auto, got {devices}")
@@ -256,8 +276,3 @@ def add_groups(parser: LightningArgumentParser) -> None:
 def plain(value: Any) -> Any:
     """A part of a configuration as plain types."""
     return value.as_dict() if isinstance(value, Namespace) else value
-
-
-def fault(error: argparse.ArgumentError) -> KineticError:
-    """One line of what the parser says, which tells of every type that it tried."""
-    raise NotImplementedError

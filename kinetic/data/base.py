@@ -13,6 +13,7 @@ from kinetic.data.loader import TrainLoader, ValLoader
 from kinetic.data.pools import SUBSET, BatchOrder, CachedPool, Pool, Source, to_float
 from kinetic.errors import KineticError
 from kinetic.tensors import generator
+from kinetic.trust import OWN, Trust
 
 CACHE_BYTES = 2**29
 Chunk = tuple[Tensor, Tensor, list[str]]  # images float32 [n, ...] in [-1, 1], indices int64 [n], ids
@@ -31,6 +32,7 @@ class FlowDataModule(LightningDataModule):
     num_classes: int | None
     class_names: tuple[str, ...] | None
     subset_ids: list[str]
+    trust: Trust = OWN  # which sources may be opened; less where a saved configuration names them
 
     def __init__(
         self,

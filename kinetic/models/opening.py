@@ -49,7 +49,7 @@ def open_run(
 ) -> Origin:
     """Open the last checkpoint of a run: by name, by path, or (None) the newest.
 
-    `weights` is "ema", "raw", or None for the averaged ones where there are any; `trust` says which classes may be built.
+    `weights` is "ema", "raw", or None for the averaged ones where there are any; `trust` says what classes are built.
     """
     folder = find_run(Path(root), None if run is None else str(run))
     checkpoint = folder / LAST

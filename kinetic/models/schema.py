@@ -48,7 +48,7 @@ def check_resumable(state: dict[str, Any], source: str) -> None:
     lacking = [name for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks") if name not in state]
     if lacking:
         raise KineticError(
-            f"{source} has no {', '.join(lacking)}, so training cannot go on from it; sample from it, or start a new run"
+            f"{source} has no {', '.join(lacking)}: training cannot go on from it; sample from it, or start a new run"
         )
     for name in ("optimizer_states", "lr_schedulers"):
         if not (isinstance(state[name], list) and all(isinstance(one, dict) for one in state[name])):

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from kinetic.errors import KineticError
@@ -40,7 +41,7 @@ class RunFolder:
 
     def __init__(self, path: Path, lock: Lock, *, new: bool) -> None:
         self.path, self.new = path, new
-        self.begun = self.stepped = False
+        self.begun = self.stepped = self.fresh_root = False
         self._lock = lock
 
     @classmethod
@@ -48,7 +49,14 @@ class RunFolder:
         """Make the folder of a new run, root/name or root/stem-DATE-TIME; KineticError where the name is taken."""
         if not str(root).strip() or (root.exists() and not root.is_dir()):
             raise KineticError(f"--run.root {str(root)!r} is no folder: pass one, such as runs")
+        fresh = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
+        folder = cls._claimed(root, name, stem)
+        folder.fresh_root = fresh
+        return folder
+
+    @staticmethod
+    def _claimed(root: Path, name: str | None, stem: str) -> "RunFolder":
         if name is not None:
             path = root / check_name(name)
             return _made(path) or _unused(path) or _taken(path)
@@ -90,6 +98,9 @@ class RunFolder:
         """Remove a new run that never took a step."""
         if self.unfinished_start:
             shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):  # not empty
+                if self.fresh_root:
+                    self.path.parent.rmdir()
 
     def close(self) -> None:
         """Let others have it."""

@@ -206,7 +206,11 @@ class FlowMatching(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser over the trained network, and its schedule with the warm-up in front."""
         optimizer, schedule = make_optimizer(
-            self.trained_parameters(), self.optimizer_config, self.scheduler_config, warmup_steps=self.warmup_steps, trust=self.trust
+            self.trained_parameters(),
+            self.optimizer_config,
+            self.scheduler_config,
+            warmup_steps=self.warmup_steps,
+            trust=self.trust,
         )
         if schedule is None:
             return optimizer
@@ -263,7 +267,7 @@ class FlowMatching(LightningModule):
         self._held_out = RunningMean()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss over all processes, at the number of steps taken, which is also the step of every file that a validation writes."""
+        """Log the loss over all processes, at the number of steps taken: the step of the files of a validation."""
         loss = self._held_out.over_processes(self.trainer.strategy)
         if loss is not None:
             self.log("val/loss", loss, prog_bar=True, batch_size=1)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from kinetic.build import ClassConfig, build
 from kinetic.errors import KineticError
@@ -31,6 +31,8 @@ def make_optimizer(
         raise KineticError(f"warmup_steps must be at least 0, got {warmup_steps}")
     made = build(optimizer or ADAM, parameters, base=Optimizer, home=HOME, trust=trust)
     after = None if schedule is None else build(schedule, made, base=LRScheduler, home=HOME, trust=trust)
+    if isinstance(after, ReduceLROnPlateau):
+        raise KineticError("ReduceLROnPlateau waits for a metric, but schedules here go by steps; choose another one")
     if warmup_steps == 0:
         return made, after
     warm_up = LinearLR(made, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)

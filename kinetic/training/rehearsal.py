@@ -23,9 +23,7 @@ def rehearse(module: FlowMatching, data: FlowDataModule, trainer: Trainer) -> No
     samples = module.samples
     if samples.num > 0:
         seeds = range(samples.first_seed, samples.first_seed + samples.num)
-        seed_loader(
-            seeds, labels=samples.labels, num_classes=module.num_classes, batch_size=samples.batch_size
-        )
+        seed_loader(seeds, labels=samples.labels, num_classes=module.num_classes, batch_size=samples.batch_size)
     rank, world = trainer.global_rank, trainer.world_size
     loader = data.train_loader(rank=rank, world=world, accumulate=trainer.accumulate_grad_batches)
     batch = next(iter(loader))
@@ -51,7 +49,7 @@ def _check_optimizer(module: FlowMatching, trainer: Trainer) -> None:
             raise KineticError(f"the learning rate must be a finite number of at least 0, got {rate}")
     after = getattr(schedule, "_schedulers", [schedule])[-1]
     total, steps = getattr(after, "total_steps", None), trainer.max_steps - module.warmup_steps
-    if isinstance(total, int) and 0 < trainer.max_steps and total < steps:
+    if isinstance(total, int) and trainer.max_steps > 0 and total < steps:
         raise KineticError(
             f"the schedule ends after total_steps={total:,} steps, but {steps:,} are trained under it; "
             f"pass total_steps of {steps} or more"

@@ -93,7 +93,7 @@ def _check_states(state: dict[str, Any], trained: list[nn.Parameter], config: Cl
         fits = all(names == wanted for names in kept) and bool(kept) >= bool(wanted)
     if not fits:
         raise KineticError(
-            "the state of the optimiser in the checkpoint is not that of this network under this optimiser, so training "
+            "the state of the optimiser in the checkpoint is not that of this network under this optimiser: training "
             "cannot go on from it; sample from it, or start a new run"
         )
 
