@@ -169,7 +169,7 @@ def test_where_links_cannot_be_made_latest_is_a_small_text_file(tmp_path, monkey
 def test_a_folder_of_runs_that_is_none_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for root in (tmp_path / "file", Path(" ")):
-        with pytest.raises(KineticError, match="--run.root"):
+        with pytest.raises(KineticError, match=r"--run\.root"):
             RunFolder.claim(root, "run", "x")
 
 

@@ -219,7 +219,6 @@ REFUSED = (
     ("logger", True, "metrics.csv is always written, and --run.wandb and --run.tensorboard say what else is"),
     ("default_root_dir", None, "--run.root and --run.name say where a run lies"),
     ("enable_checkpointing", True, "a run writes its checkpoints, --run.checkpoint_every says how often"),
-    ("reload_dataloaders_every_n_epochs", 0, "every epoch is dealt anew as it is"),
     ("overfit_batches", 0.0, "--data.init_args.num_train says how few images to train on"),
     ("barebones", False, "a run measures, logs and saves"),
     ("fast_dev_run", False, "--dry-run builds everything and tells the cost, --trainer.max_steps 2 tries a run"),
@@ -236,6 +235,7 @@ RANGES: tuple[tuple[str, float, float, Any], ...] = (
     ("accumulate_grad_batches", 1, 10**6, None),
     ("gradient_clip_val", 0, math.inf, None),
     ("num_nodes", 1, 10**5, None),
+    ("reload_dataloaders_every_n_epochs", 0, 10**12, None),
     ("limit_train_batches", 0, 10**12, None),
     ("limit_val_batches", 0, 10**12, None),
 )

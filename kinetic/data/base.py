@@ -132,16 +132,19 @@ class FlowDataModule(LightningDataModule):
         return ValLoader(self._held, indices, batch=max(self.batch_size // world, 1), rank=rank, world=world)
 
     def train_dataloader(self) -> TrainLoader:
-        """Make the training loader of this process."""
+        """Make the training loader of this process, at the batch where training stands."""
         trainer = self.trainer
         if trainer is None:
             return self.train_loader()
-        return self.train_loader(
+        loader = self.train_loader(
             rank=trainer.global_rank,
             world=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
             limit=trainer.limit_train_batches or 1.0,
         )
+        # a run that goes on from the end of an epoch is not given the loader's own state by Lightning
+        loader.batches = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return loader
 
     def val_dataloader(self) -> list[Iterable[Any]]:
         """Make the held-out loader, and behind it the network module's own `seed_loader()` where it has one."""
