@@ -15,7 +15,10 @@ KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises KineticError where argparse would print its usage and exit."""
+    """ArgumentParser that takes no abbreviations, and raises KineticError where argparse would exit."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise the fault; the caller tells it in one line."""

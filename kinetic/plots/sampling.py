@@ -20,6 +20,7 @@ from kinetic.plots.style import (
     finite,
     notice,
     panels,
+    plain,
     phases,
     style,
 )
@@ -167,7 +168,7 @@ def settings_figure(
     right.plot(as_array(energy), rows, "o", color=BLUE, label="mean energy")
     right.set(xlabel=ENERGY_LABEL)
     right.xaxis.set_major_locator(MaxNLocator(5))
-    right.set_yticks(rows, list(names))
+    right.set_yticks(rows, [plain(name) for name in names])
     right.set_ylim(-len(names) + 0.4, 0.6)
     right.tick_params(axis="y", labelleft=False)
     return figure

@@ -89,6 +89,12 @@ def finite(values: Any) -> Array:
     return array[np.isfinite(array)]
 
 
+def plain(name: object, most: int = 48) -> str:
+    """A name from a file as text in a figure: short, on one line, and never taken for a formula."""
+    line = "".join(c if c.isprintable() else " " for c in str(name))
+    return (line if len(line) <= most else f"{line[: most - 1]}…").replace("$", r"\$")
+
+
 def panels(rows: int = 1, columns: int = 1, *, height: float = 3.6, **options: Any) -> tuple[Figure, list[Axes]]:
     """Make a figure of laptop width (8.6 in) with `rows` x `columns` axes, in reading order."""
     figure = Figure(figsize=(8.6, height), layout="constrained")

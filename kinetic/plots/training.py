@@ -26,6 +26,7 @@ from kinetic.plots.style import (
     finite,
     notice,
     panels,
+    plain,
     phases,
     ramp,
     step_axis,
@@ -70,7 +71,7 @@ def smooth(values: Array, span: int) -> Array:
 def loss_curves(curves: Mapping[str, tuple[Any, Any]]) -> Figure:
     """Draw {name: (steps, losses)}; a curve of more than 60 points is drawn faint, with its moving average on top."""
     figure, (axes,) = panels(height=3.2)
-    drawn = {name: (as_array(x), as_array(y)) for name, (x, y) in curves.items() if finite(y).size}
+    drawn = {plain(name): (as_array(x), as_array(y)) for name, (x, y) in curves.items() if finite(y).size}
     for (name, (x, y)), colour in zip(drawn.items(), _LINES * (1 + len(drawn)), strict=False):
         if len(y) > 60:
             axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.35, label=f"_{name}")
@@ -118,7 +119,7 @@ def energy_ridge(groups: Mapping[Any, Any], *, ylabel: str = "training step", mo
     joined = "-" if all(isinstance(name, int) for name, _ in rows) else "none"
     mark: Any = {"color": VERMILION, "marker": "o", "markersize": 4, "linewidth": 1.2, "linestyle": joined}
     axes.plot(means, -np.arange(len(rows)), zorder=4, label="mean", **mark)
-    names = [f"{name:,}" if isinstance(name, int) else str(name) for name, _ in rows]
+    names = [f"{name:,}" if isinstance(name, int) else plain(name) for name, _ in rows]
     axes.set_yticks(-np.arange(len(rows)), names)
     axes.set(xlabel=ENERGY_LABEL, ylabel=ylabel, xlim=(grid[0], grid[-1]))
     axes.grid(axis="y", visible=False)

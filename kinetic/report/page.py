@@ -13,6 +13,9 @@ from kinetic.report.assets import CSS, SCRIPT
 from kinetic.report.sources import Picture, Unavailable
 
 
+ROWS, CELL = 1000, 120  # of a table: rows, and characters of a cell
+
+
 @dataclass(frozen=True)
 class Section:
     """One headed part of the page; `build` returns its HTML or raises `Unavailable`."""
@@ -45,6 +48,9 @@ def _section(section: Section) -> str:
         body = section.build()
     except Unavailable as reason:
         body = f'<p class="missing">Left out: {escape(str(reason))}</p>'
+    except Exception as error:  # whatever a damaged file leads to, the other sections are worth having
+        reason = " ".join(str(error).split())[:300]
+        body = f'<p class="missing">Left out: it could not be made ({type(error).__name__}: {escape(reason)}).</p>'
     heading = f'<h2 id="{section.anchor}-title">{escape(section.title)}</h2>'
     return f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">{heading}\n{body}</section>\n'
 
@@ -69,13 +75,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, *, m
     """Make a table of plain-text cells; the first of each row is its header, row number `marked` stands out."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = ""
-    for i, (first, *rest) in enumerate(rows):
-        cells = f'<th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+    for i, (first, *rest) in enumerate(rows[:ROWS]):
+        cells = f'<th scope="row">{_cell(first)}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in rest)
         body += f'<tr class="mark">{cells}</tr>' if i == marked else f"<tr>{cells}</tr>"
+    if len(rows) > ROWS:
+        caption = f"{caption} {len(rows) - ROWS:,} more rows are left out.".strip()
     return (
         f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>\n"
     )
+
+
+def _cell(text: str) -> str:
+    return escape(text if len(text) <= CELL else f"{text[:CELL]}…")
 
 
 def tiles(items: Sequence[tuple[str, str, str]]) -> str:

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -14,11 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from kinetic.store.plain import parse_json
+
 T = TypeVar("T")
+BYTES, CELLS, PIXELS = 2**30, 5 * 10**8, 10**8  # most of a file, of a table and of a picture
 Table = dict[str, NDArray[Any]]
 
 
@@ -31,21 +32,31 @@ def reading(path: Path, read: Callable[[Path], T]) -> T:
     if not path.is_file():
         raise Unavailable(f"{path.name} is not in this folder.")
     try:
+        if path.stat().st_size > BYTES:
+            raise ValueError(f"it has more than {BYTES / 2**30:.0f} GiB")
         return read(path)
-    except (OSError, ValueError, KeyError, yaml.YAMLError, pyarrow.ArrowException, csv.Error) as error:
+    except Exception as error:  # of a damaged file, which may lead to anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise Unavailable(f"{path.name} could not be read: {reason[0]}") from error
+        raise Unavailable(f"{path.name} could not be read: {reason[0][:300]}") from error
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a parquet file that has at least `columns` and one row, as numpy columns."""
-    table = reading(path, lambda file: pyarrow.parquet.read_table(file))
+    table = reading(path, _parquet)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise Unavailable(f"{path.name} has no column {', '.join(missing)}.")
     if not table.num_rows:
         raise Unavailable(f"{path.name} has no rows yet.")
     return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def _parquet(path: Path) -> pyarrow.Table:
+    file = pyarrow.parquet.ParquetFile(path)
+    rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    if not 0 <= rows * max(columns, 1) <= CELLS:
+        raise ValueError(f"it claims to have {rows:,} rows of {columns:,} columns")
+    return file.read()
 
 
 def by_step(table: Table, column: str) -> dict[int, NDArray[Any]]:
@@ -103,7 +114,7 @@ class Metrics:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
-    value = reading(path, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    value = reading(path, lambda file: parse_json(file.read_text(encoding="utf-8"), name=file.name))
     if not isinstance(value, dict):
         raise Unavailable(f"{path.name} does not hold an object.")
     return value
@@ -126,6 +137,8 @@ def read_picture(path: Path, most: int = 500_000) -> Picture:
     def read(file: Path) -> tuple[bytes, str, tuple[int, int]]:
         data = file.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > PIXELS:
+                raise ValueError(f"it claims to have {image.width} x {image.height} pixels")
             image.load()
             if len(data) <= most and image.format == "PNG":
                 return data, "png", image.size
