@@ -143,7 +143,7 @@ class FlowDataModule(LightningDataModule):
             limit=trainer.limit_train_batches or 1.0,
         )
         # a run that goes on from the end of an epoch is not given the loader's own state by Lightning
-        loader.batches = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        loader.batches = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         return loader
 
     def val_dataloader(self) -> list[Iterable[Any]]:

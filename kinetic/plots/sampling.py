@@ -20,8 +20,8 @@ from kinetic.plots.style import (
     finite,
     notice,
     panels,
-    plain,
     phases,
+    plain,
     style,
 )
 from kinetic.plots.training import ENERGY_LABEL, POWER_LABEL

@@ -12,7 +12,6 @@ from kinetic.plots import THEME_CSS, themed_svg
 from kinetic.report.assets import CSS, SCRIPT
 from kinetic.report.sources import Picture, Unavailable
 
-
 ROWS, CELL = 1000, 120  # of a table: rows, and characters of a cell
 
 
@@ -49,8 +48,8 @@ def _section(section: Section) -> str:
     except Unavailable as reason:
         body = f'<p class="missing">Left out: {escape(str(reason))}</p>'
     except Exception as error:  # whatever a damaged file leads to, the other sections are worth having
-        reason = " ".join(str(error).split())[:300]
-        body = f'<p class="missing">Left out: it could not be made ({type(error).__name__}: {escape(reason)}).</p>'
+        said = " ".join(str(error).split())[:300]
+        body = f'<p class="missing">Left out: it could not be made ({type(error).__name__}: {escape(said)}).</p>'
     heading = f'<h2 id="{section.anchor}-title">{escape(section.title)}</h2>'
     return f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">{heading}\n{body}</section>\n'
 
