@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 def run(config: Path, *options: str, timeout: int = 150) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env.pop("KINETIC_RUN", None)
-    command = [sys.executable, "-m", "kinetic", "train", "--config", str(config), *options]
+    command = [sys.executable, "-m", "kinetic", "train", "--config", str(config), "--trust", "tests", *options]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
 
 

@@ -53,7 +53,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_it_appears_by_itself_in_validation_and_sampling(workdir: Path, capsys: pytest.CaptureFixture) -> None:
     (workdir / "tiny.yaml").write_text(yaml.safe_dump(merged(TINY, WATCHING)))
-    train(["--config", "tiny.yaml", "--run.name", "run"])
+    train(["--config", "tiny.yaml", "--run.name", "run", "--trust", "tests"])
     run = workdir / "runs/run"
     table = pq.read_table(run / "kpe.parquet")
     assert 0 <= min(table.column("turning").to_pylist()) <= max(table.column("turning").to_pylist()) <= 2
@@ -83,7 +83,7 @@ def test_the_runs_own_rule_for_copies_holds_in_sampling_and_its_null_is_told(
     workdir: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (workdir / "tiny.yaml").write_text(yaml.safe_dump(merged(TINY, WATCHING)))
-    train(["--config", "tiny.yaml", "--run.name", "run"])
+    train(["--config", "tiny.yaml", "--run.name", "run", "--trust", "tests"])
     validated = pq.read_table("runs/run/memorization.parquet")
     capsys.readouterr()
     sample(["--num", "12", "--accelerator", "cpu", "--steps", "4", "--out", "out", "--trust", "tests"])
@@ -104,7 +104,7 @@ def test_the_runs_own_rule_for_copies_holds_in_sampling_and_its_null_is_told(
 def test_a_measure_from_elsewhere_needs_trust(workdir: Path) -> None:
     config = merged(TINY, {"trainer": {"max_steps": 2}, "model": {"samples": {"num": 0}}})
     (workdir / "tiny.yaml").write_text(yaml.safe_dump(config))
-    train(["--config", "tiny.yaml", "--run.name", "run"])
+    train(["--config", "tiny.yaml", "--run.name", "run", "--trust", "tests"])
     with pytest.raises(ValueError, match="--trust tests"):
         sample(["--num", "2", "--accelerator", "cpu", "--measure", NAME])
     with pytest.raises(ValueError, match="is not a Measure"):

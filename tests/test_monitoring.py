@@ -120,7 +120,7 @@ def test_run_folder_has_everything_and_the_page_says_so(whole):
 
 def test_renoising_response_is_measured_where_it_is_asked_for(tiny):
     changes = merged(watching(), {"model": {"samples": {"renoise": True}}, "trainer": {"max_steps": 3}})
-    train(["--config", str(tiny(**changes)), "--run.name", "re"])
+    train(["--config", str(tiny(**changes)), "--run.name", "re", "--trust", "tests"])
     (row,) = [dict(r) for r in read(Path("runs/re")) if dict(r)["kpe/mean"]]
     assert -1 <= float(row["memorization/rho_response"]) <= 1
 
