@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import get_loader
+from jsonargparse._common import parsing_settings
 
 from kinetic.cli.train import TrainCLI
 from kinetic.trust import OWN
@@ -56,3 +58,9 @@ def test_cifar10_unet_is_torchcfms_recipe():
     data, trainer = config["data"]["init_args"], config["trainer"]
     assert (data["batch_size"], data["flip"]) == (128, True)
     assert (trainer["max_steps"], trainer["gradient_clip_val"], trainer["precision"]) == (400001, 1.0, "32-true")
+
+
+def test_what_a_command_trusts_does_not_outlast_its_parsing():
+    before = dict(parsing_settings), get_loader("yaml")
+    ParseOnly.parse_args(["--config", str(CONFIGS[0])])
+    assert (dict(parsing_settings), get_loader("yaml")) == before

@@ -16,6 +16,7 @@ import jsonargparse
 import torch
 import yaml
 from jsonargparse import Namespace, set_config_read_mode, set_loader, set_parsing_settings
+from jsonargparse._common import parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
@@ -64,13 +65,15 @@ def importing(trust: Trust) -> Iterator[None]:
     bad = next((name for name in allowed if not all(part.isidentifier() for part in name.split("."))), None)
     if bad is not None:
         raise KineticError(f"--trust takes the name of a package, or a source of data, got {bad!r}")
+    before = dict(parsing_settings)  # of the whole process, and the public setter only ever adds to them
     set_config_read_mode(urls_enabled=False, fsspec_enabled=False)
     set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
     try:
         yield
     finally:
-        set_parsing_settings(import_path_denylist=allowed)
+        parsing_settings.update(before)
+        set_loader("yaml", _load_parsers_yaml, (yaml.YAMLError,))
 
 
 _load_parsers_yaml = jsonargparse.get_loader("yaml")
