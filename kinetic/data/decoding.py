@@ -93,10 +93,8 @@ def index_shards(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, s
     manifest = None if skip_bad else manifest_of(list(shards))
     if manifest is None:
         return scan(shards, label_key=label_key, decoder=decoder, skip_bad=skip_bad)
-    entries = [e for e in manifest.shards if e.count]
-    if not entries:
-        raise KineticError(f"shard {shown(shards[0].url)} is empty, says {FILE}: remove it or write it again")
-    checked = [replace(s, sha256=e.sha256) for s, e in zip(shards, manifest.shards, strict=True)]
+    entries = manifest.shards
+    checked = [replace(s, sha256=e.sha256) for s, e in zip(shards, entries, strict=True)]
     labelled = [e for e in entries if e.labels is not None]
     if labelled and len(labelled) < len(entries):
         bare = next(e.file for e in entries if e.labels is None)
@@ -105,7 +103,7 @@ def index_shards(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, s
         )
     labels = torch.tensor([label for e in entries for label in e.labels or ()]) if labelled else None
     channels = manifest.shape[0] if len(manifest.shape) == 3 and manifest.shape[0] in (1, 3) else None
-    keys = [e.keys for e in manifest.shards]
+    keys = [e.keys for e in entries]
     return Index(checked, keys, labels, manifest.num_classes, manifest.class_names, channels)
 
 

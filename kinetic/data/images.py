@@ -19,6 +19,7 @@ from kinetic.errors import KineticError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")  # none of them runs a program
 MOST_PIXELS = 89_478_485  # Pillow's own measure of a decompression bomb
 TWELVE_BITS = 4095
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MOST_PIXELS refuses what it warns of
 SKIP = "remove it or pass skip_bad=true"
 
 
@@ -35,10 +36,7 @@ def read_image(file: str | Path | IO[bytes], *, name: str, channels: int | None,
     try:
         if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
             raise OSError("it is not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(file, formats=_formats())
-        with opened as image:
+        with Image.open(file, formats=_formats()) as image:
             if not 0 < image.width * image.height <= MOST_PIXELS:
                 raise OSError(f"it has {image.width:,} x {image.height:,} pixels, at most {MOST_PIXELS:,} are read")
             wide = image.mode not in ("1", "L") and _reduced(image)
@@ -54,7 +52,7 @@ def read_image(file: str | Path | IO[bytes], *, name: str, channels: int | None,
         raise KineticError(f"image {shown(name)} does not exist") from None
     except UnidentifiedImageError:
         reason = "it is no picture in a format that is read"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         reason = f"it has more than the {MOST_PIXELS:,} pixels that are read"
     except Exception as error:  # what Pillow raises for a damaged file is no fixed list
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -133,6 +133,8 @@ def _entry(content: Any, classes: int | None) -> Entry:
         labels = _list(
             labels, f"labels of {file}", lambda n: _is_whole(n, 0, most - 1), f"whole numbers of 0 to {most - 1:,}"
         )
+    if not keys:
+        raise ValueError(f"it lists no sample of {file}")
     if entry["count"] != len(keys) or (labels is not None and len(labels) != len(keys)):
         raise ValueError(f"the counts of {file} do not agree")
     return Entry(file, entry["count"], entry["size"], entry["sha256"], keys, labels)
