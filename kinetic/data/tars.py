@@ -102,7 +102,9 @@ def members(tape: "Tape", left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
             data = tape.extended(header.size)
             if header.type == tarfile.GNUTYPE_LONGNAME:
-                given = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+                given = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+                if not given:
+                    raise tarfile.ReadError("a long name in it is empty")
             elif header.type == tarfile.XHDTYPE:
                 records = pax_records(data)
                 if any(key.startswith("GNU.sparse.") for key in records):
@@ -129,6 +131,8 @@ def members(tape: "Tape", left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
         if kind in UNREAD or (kind in KINDS and kind != "cls" and kind != "json"):
             left_out.add(LINK if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else FORMAT, name)
         tape.skip(length + -length % BLOCK)
+    if given is not None or size is not None:
+        raise EOFError("its end is missing")
     tape.finish()
 
 

@@ -1,13 +1,21 @@
-"""Small good inputs, to be made bad: images, arrays, tars, manifests."""
+"""Small good inputs, to be made bad: images, arrays, tars, manifests; and limits of time and memory."""
 
+import hashlib
 import io
 import json
+import signal
 import tarfile
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+SECONDS = 20
+BYTES = 200 * 2**20
 
 
 def png(value: int = 7, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> bytes:
@@ -69,8 +77,6 @@ def many(count: int = 6, start: int = 0) -> dict[str, bytes]:
 
 def manifest(folder: Path, **changes: Any) -> Path:
     """A shard `a.tar` of six samples and its manifest, with fields changed; `entry` changes those of the shard."""
-    import hashlib
-
     path = tar(folder / "a.tar", many())
     data = path.read_bytes()
     keys = [f"{i:04d}" for i in range(6)]
@@ -79,3 +85,22 @@ def manifest(folder: Path, **changes: Any) -> Path:
     content = {"format": 1, "count": 6, "shape": [3, 4, 4], "num_classes": 3, "class_names": ["x", "y", "z"]}
     (folder / "manifest.json").write_text(json.dumps(content | {"shards": [entry]} | changes))
     return folder
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Fail after SECONDS, and where Python's memory grew by more than BYTES."""
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError(f"took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(SECONDS)
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < BYTES
+    finally:
+        tracemalloc.stop()
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

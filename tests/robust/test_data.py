@@ -3,15 +3,12 @@
 import gzip
 import io
 import os
-import signal
 import struct
 import subprocess
 import sys
 import tarfile
-import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +24,9 @@ from kinetic.data.sources import expansions, find_shards
 from kinetic.data.writing import write_shards
 from kinetic.errors import KineticError
 from kinetic.trust import Trust
-from tests.robust.makers import manifest, many, member, npy, npy_header, picture, png, tar
-
-SECONDS = 20
-BYTES = 200 * 2**20
+from tests.robust.makers import limited, manifest, many, member, npy, npy_header, picture, png, tar
 
 Make = Callable[[Path], Any]  # makes the input in a folder and returns what to run
-
-
-@contextmanager
-def limited() -> Iterator[None]:
-    """Fail after SECONDS, and where Python's memory grew by more than BYTES."""
-
-    def ring(*_: Any) -> None:
-        raise TimeoutError(f"took more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < BYTES
-    finally:
-        tracemalloc.stop()
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def everything(data: FlowDataModule) -> list[str]:
