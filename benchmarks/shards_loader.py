@@ -18,7 +18,7 @@ import webdataset as wds
 
 from kinetic.data import Shards
 from kinetic.data.loader import TrainLoader
-from kinetic.data.tars import find_shards
+from kinetic.data.sources import find_shards
 
 
 def bare(urls: list[str], batch: int, workers: int) -> Iterator[Any]:

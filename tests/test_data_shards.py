@@ -19,7 +19,8 @@ from kinetic.data import Digits, FlowDataModule, Folder, Shards, Toy
 from kinetic.data.manifest import load_manifest
 from kinetic.data.pixels import to_uint8
 from kinetic.data.shards import share
-from kinetic.data.tars import find_shards, group, read_samples, shard_name
+from kinetic.data.sources import find_shards, shard_name
+from kinetic.data.tars import read_samples
 from kinetic.data.writing import source, write_shards
 
 
@@ -143,9 +144,24 @@ def test_pipes_and_file_urls_are_read_like_files(folder: Path) -> None:
     assert len(data.subset_ids) == 16
 
 
-def test_samples_are_grouped_by_the_name_up_to_the_first_dot() -> None:
-    files = [("./a/1.JPG", b"i"), ("./a/1.cls", b"2"), ("a/2.seg.png", b"x"), ("b/2.png", b"y"), ("b/2.txt", b"z")]
-    assert list(group(files)) == [("a/1", {"jpg": b"i", "cls": b"2"}), ("b/2", {"png": b"y"})]
+def keys_of(path: Path, files: dict[str, bytes]) -> list[tuple[str, dict[str, bytes]]]:
+    return list(read_samples(find_shards(str(tar(path, files)))[0]))
+
+
+def test_samples_are_grouped_by_the_name_up_to_the_first_dot(tmp_path: Path) -> None:
+    files = {
+        "./a/1.JPG": b"i",
+        "./a/1.cls": b"2",
+        "a/2.seg.png": b"x",
+        "a/2.png": b"w",
+        "b/2.png": b"y",
+        "b/2.txt": b"z",
+    }
+    assert keys_of(tmp_path / "a.tar", files) == [
+        ("a/1", {"jpg": b"i", "cls": b"2"}),
+        ("a/2", {"png": b"w"}),
+        ("b/2", {"png": b"y"}),
+    ]
 
 
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
@@ -383,7 +399,12 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path: Path, workers: int) -
         ({"0.png": png(0), "0.cls": b"4"}, "sample a/0 has label 4, outside 0 to 3: .* num_classes of 5"),
         ({"0.png": png(0), "0.json": b"{"}, "label of sample a/0"),
         ({"0.png": png(0), "0.cls": b"0", "1.png": png(0)}, "sample a/1 has no label but others have"),
-        ({"0.png": png(0), "1.png": png(0), "0.cls": b"1"}, "sample a/0 occurs twice"),
+        ({"0.png": png(0), "1.png": png(0), "0.PNG": png(0)}, "sample a/0 occurs twice"),
+        ({"0.png": png(0), "0.PNG": png(0)}, "sample a/0 occurs twice"),
+        (
+            {"0.png": png(0), "1.png": png(0), "0.cls": b"1"},
+            r"members of sample 0 do not follow one another in .*a\.tar",
+        ),
         ({"0.png": png(0), "1.png": png(0, "L")}, r"image a/1 has shape \[4, 4, 1\] .* pass grayscale=true"),
         ({"0.png": png(0), "1.png": png(0, size=5)}, r"image a/1 has shape \[5, 5, 3\] .* pass size=N"),
         ({"0.npy": npy(np.zeros(3))} | {"1.npy": npy(np.zeros(4))}, "keep one shape"),

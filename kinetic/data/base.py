@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from kinetic.data.loader import TrainLoader, ValLoader
+from kinetic.data.options import switch, whole
 from kinetic.data.pools import SUBSET, BatchOrder, CachedPool, Pool, Source, to_float
 from kinetic.errors import KineticError
 from kinetic.tensors import generator
@@ -28,6 +29,7 @@ class FlowDataModule(LightningDataModule):
     """
 
     name = "data"
+    trust: Trust = OWN  # what may be opened; whoever opens a saved configuration sets another before `setup`
     shape: tuple[int, ...]
     num_classes: int | None
     class_names: tuple[str, ...] | None
@@ -63,16 +65,21 @@ class FlowDataModule(LightningDataModule):
             cache: decode the training images once and keep them in memory (by default where that takes < 512 MiB).
         """
         super().__init__()
-        for option, value, least in [
-            ("batch_size", batch_size, 1),
-            ("num_train", num_train, 1),
-            ("num_val", num_val, 0),
-            ("size", size, 1),
-            ("num_workers", num_workers, 0),
-            ("steps_per_epoch", steps_per_epoch, 1),
+        whole("batch_size", batch_size, 1, 2**20)
+        whole("num_val", num_val, 0, 10**9)
+        whole("num_workers", num_workers, 0, 512)
+        whole("seed", seed, -(2**63), 2**63 - 1)
+        for option, value, most in [
+            ("num_train", num_train, 10**9),
+            ("size", size, 2**14),
+            ("steps_per_epoch", steps_per_epoch, 10**9),
         ]:
-            if value is not None and value < least:
-                raise KineticError(f"{option}={value} is too small: pass {option} of {least} or more")
+            if value is not None:
+                whole(option, value, 1, most)
+        switch("grayscale", grayscale)
+        switch("flip", flip)
+        if cache is not None:
+            switch("cache", cache)
         self.batch_size, self.num_train, self.num_val = batch_size, num_train, num_val
         self.size, self.grayscale, self.flip, self.seed = size, grayscale, flip, seed
         self.num_workers, self.steps_per_epoch, self.cache = num_workers, steps_per_epoch, cache

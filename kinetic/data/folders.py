@@ -13,11 +13,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.images import read_image
+from kinetic.data.names import fault_of_name, shown
+from kinetic.data.options import switch, text
 from kinetic.data.pools import BatchOrder, Pool, Source, stacked
 from kinetic.data.progress import progress
+from kinetic.data.workers import delivered
 from kinetic.errors import KineticError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+OTHER = (".heic", ".heif", ".avif", ".jfif", ".jp2", ".jxl", ".tga", ".psd", ".exr", ".dng", ".pbm", ".pnm")
 SPLITS = {"train", "test", "val", "valid", "validation"}
 
 
@@ -92,7 +96,7 @@ class FilePool(Pool):
             collate_fn=list,
             generator=torch.Generator(),  # the default one belongs to the network
         )
-        for group in loader:
+        for group in delivered(loader, self.workers):
             for item in group:
                 if isinstance(item, ValueError):
                     raise item
@@ -121,16 +125,22 @@ class Folder(FlowDataModule):
             common: see FlowDataModule. Pictures have 3 channels, or 1 with `grayscale`.
         """
         super().__init__(**common)
+        text("path", path)
+        if test_path is not None:
+            text("test_path", test_path)
+        if classes is not None:
+            switch("classes", classes)
+        switch("skip_bad", skip_bad)
         self.path, self.test_path, self.classes, self.skip_bad = path, test_path, classes, skip_bad
         self.name = path
 
     def load(self) -> Source:
         """List the images, sorted by path; labels count the class folders in alphabetical order."""
-        ids = list_images(Path(self.path))
+        ids = list_images(Path(self.path), skip_bad=self.skip_bad)
         names = self._class_names(ids)
         test = None
         if self.test_path is not None:
-            test = self._pool(self.test_path, list_images(Path(self.test_path)), names)
+            test = self._pool(self.test_path, list_images(Path(self.test_path), skip_bad=self.skip_bad), names)
         return Source(self._pool(self.path, ids, names), test, len(names) if names else None, names)
 
     def _class_names(self, ids: list[str]) -> tuple[str, ...] | None:
@@ -154,31 +164,66 @@ class Folder(FlowDataModule):
             ids = decodable(Path(root), ids, channels)
         labels = None
         if names is not None:
-            strange = next((i for i in ids if i.split("/")[0] not in names), None)
+            known = set(names)
+            strange = next((i for i in ids if i.split("/")[0] not in known), None)
             if strange is not None:
                 raise KineticError(
                     f"{root}/{strange} is of a class that {self.path} lacks: its classes are {', '.join(names)}"
                 )
-            labels = torch.tensor([names.index(i.split("/")[0]) for i in ids])
+            number = {name: n for n, name in enumerate(names)}
+            labels = torch.tensor([number[i.split("/")[0]] for i in ids])
         return FilePool(Path(root), ids, labels=labels, channels=channels, size=self.size, workers=self.num_workers)
 
 
-def list_images(root: Path) -> list[str]:
-    """Paths of the images under `root`, relative and sorted; hidden files and folders are left out, links followed."""
-    if not root.is_dir():
-        raise KineticError(f"folder {root} does not exist: pass the path of a folder of images")
+def list_images(root: Path, *, skip_bad: bool = False) -> list[str]:
+    """Paths of the images under `root`, relative and sorted; links are followed.
+
+    Hidden files and folders and those of macOS (`__MACOSX`) are left out, as are images of kinds that are not read,
+    with their count. A folder that cannot be listed, and a name that is not one line of text, is a KineticError; with
+    `skip_bad` such names are left out and counted.
+    """
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.lexists(root) else "does not exist"
+        raise KineticError(f"folder {shown(str(root))} {what}: pass the path of a folder of images")
+
+    def refuse(error: OSError) -> None:
+        raise KineticError(
+            f"folder {shown(str(error.filename or root))} cannot be listed ({error.strerror}): mend or remove it"
+        ) from None
+
     found: list[str] = []
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    unread: list[str] = []
+    strange: list[str] = []
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         if os.path.realpath(folder) in seen:
             folders.clear()
             continue
         seen.add(os.path.realpath(folder))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        images = (f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith("."))
-        found += [(Path(folder) / f).relative_to(root).as_posix() for f in images]
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        within = os.path.relpath(folder, root).replace(os.sep, "/")
+        for file in files:
+            if not file.startswith(".") and file.lower().endswith((*SUFFIXES, *OTHER)):
+                name = file if within == "." else f"{within}/{file}"
+                known = file.lower().endswith(SUFFIXES)
+                (unread if not known else strange if fault_of_name(name) else found).append(name)
+    if unread:
+        rank_zero_warn(
+            f"{len(unread)} images in {shown(str(root))} were left out, such as {shown(min(unread))}:"
+            f" looked for {', '.join(SUFFIXES)}"
+        )
+    if strange and skip_bad:
+        rank_zero_warn(
+            f"skipped {len(strange)} images in {shown(str(root))} whose names are no text of one line,"
+            f" the first: {shown(min(strange))}"
+        )
+    elif strange:
+        raise KineticError(
+            f"image {min(strange)[:200]!r} in {shown(str(root))} cannot be used, {fault_of_name(min(strange))}:"
+            " rename it or pass skip_bad=true"
+        )
     if not found:
-        raise KineticError(f"folder {root} holds no images: looked for {', '.join(SUFFIXES)}")
+        raise KineticError(f"folder {shown(str(root))} holds no images: looked for {', '.join(SUFFIXES)}")
     return sorted(found)
 
 

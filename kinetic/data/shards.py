@@ -1,10 +1,10 @@
 """Shards: webdataset tars, streamed. Training streams go on for ever; exact passes see every image once."""
 
+import os
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +14,18 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.decoding import Decoder, Index, index_shards
+from kinetic.data.names import shown
+from kinetic.data.options import MOST_CLASSES, factor, switch, text, whole
 from kinetic.data.pools import ORDER, BatchOrder, Pool, Source, stacked, to_float
-from kinetic.data.tars import DamagedShard, Shard, find_shards, read_samples
+from kinetic.data.sources import Shard, find_shards
+from kinetic.data.tars import DamagedShard, read_samples
+from kinetic.data.workers import delivered
 from kinetic.errors import KineticError
 from kinetic.tensors import generator, seed_from
 
 Item = tuple[int, str, dict[str, bytes]]  # pool index, id, bytes by kind
+BUFFER_BYTES = 2**31  # of the encoded samples that one stream mixes
+WAITING_BYTES = 2**31  # of the decoded images that wait for those before them
 
 
 class ShardPool(Pool):
@@ -45,16 +51,21 @@ class ShardPool(Pool):
     def samples(self, shard: int) -> Iterator[Item]:
         """Read one shard: what its index lists, in the order of the tar."""
         place = {key: self.starts[shard] + n for n, key in enumerate(self.index.keys[shard])}
+        url = shown(self.index.shards[shard].url)
         try:
             for key, sample in read_samples(self.index.shards[shard]):
                 where = place.pop(key, None)
                 if where is not None:
                     yield where, self.ids[where], sample
+                elif not self.skip_bad:
+                    raise KineticError(
+                        f"shard {url} holds more of sample {shown(key)} than was listed: its members do not follow one"
+                        " another, or its manifest is of another shard; write both again, sorted by name"
+                    )
         except DamagedShard:
             if not self.skip_bad:
                 raise
         if place:
-            url = self.index.shards[shard].url
             raise KineticError(
                 f"shard {url} no longer holds sample {next(iter(place))}: write it and its manifest again"
             )
@@ -68,7 +79,8 @@ class ShardPool(Pool):
         workers = self._useful_workers(plan)
         stream = TrainStream(self, plan, start, stop)
         # batches come from the workers in turn; the generator keeps the network's random state out of it
-        for item in DataLoader(stream, batch_size=None, num_workers=workers, generator=torch.Generator()):
+        loader = DataLoader(stream, batch_size=None, num_workers=workers, generator=torch.Generator())
+        for item in delivered(loader, workers):
             if isinstance(item, str):
                 raise KineticError(item)
             yield item
@@ -91,6 +103,11 @@ class ShardPool(Pool):
             for where, name, sample in self.samples(shard):
                 if part[where - self.starts[shard]]:
                     ready[where] = self.decoder(name, sample)
+                    if len(ready) * ready[where].nbytes > WAITING_BYTES:
+                        raise KineticError(
+                            f"shard {shown(self.index.shards[shard].url)} holds its samples in another order than its"
+                            " manifest lists them: write both again"
+                        )
                 while following in ready:
                     yield ready.pop(following)
                     following = next(due, -1)
@@ -168,17 +185,30 @@ class TrainStream(IterableDataset[tuple[Tensor, Tensor] | str]):
 
 
 def shuffled(items: Iterable[Item], size: int, rng: random.Random) -> Iterator[Item]:
-    """Mix a stream by way of a buffer of `size` items: every item comes out once."""
+    """Mix a stream by way of a buffer of `size` items, fewer if they are large: every item comes out once."""
     buffer: list[Item] = []
+    held = 0
     for item in items:
-        if len(buffer) < size:
+        held += _bytes(item)
+        if len(buffer) < size and held <= BUFFER_BYTES:
             buffer.append(item)
             continue
-        place = int(rng.random() * size)
+        while held > BUFFER_BYTES and len(buffer) > 1:
+            held -= _bytes(buffer[-1])
+            yield buffer.pop()
+        if not buffer:
+            buffer.append(item)
+            continue
+        place = int(rng.random() * len(buffer))
+        held -= _bytes(buffer[place])
         yield buffer[place]
         buffer[place] = item
     rng.shuffle(buffer)
     yield from buffer
+
+
+def _bytes(item: Item) -> int:
+    return sum(map(len, item[2].values()))
 
 
 class Shards(FlowDataModule):
@@ -213,17 +243,25 @@ class Shards(FlowDataModule):
             common: see FlowDataModule.
         """
         super().__init__(**common)
-        if shuffle < 1:
-            raise KineticError(f"shuffle={shuffle} is too small: pass 1 (no mixing within shards) or more")
+        for option, value in [("train", train), ("test", test)]:
+            if option == "train" or value is not None:
+                for pattern in value if isinstance(value, list) and value else [value]:
+                    text(option, pattern)
+        whole("shuffle", shuffle, 1, 10**7)
+        if num_classes is not None:
+            whole("num_classes", num_classes, 1, MOST_CLASSES)
+        text("label_key", label_key)
+        factor("scale", scale)
+        switch("skip_bad", skip_bad)
         self.train, self.test, self.classes, self.label_key = train, test, num_classes, label_key
         self.scale, self.shuffle, self.skip_bad = scale, shuffle, skip_bad
         self.name = train if isinstance(train, str) else " ".join(train)
 
     def load(self) -> Source:
         """List the samples: at once where there is a manifest, else by reading all shards through."""
-        shards = find_shards(self.train)
-        held = [] if self.test is None else find_shards(self.test)
-        if self.test is None and isinstance(self.train, str) and Path(self.train).is_dir():
+        shards = find_shards(self.train, self.trust)
+        held = [] if self.test is None else find_shards(self.test, self.trust, option="test")
+        if self.test is None and isinstance(self.train, str) and os.path.isdir(self.train):
             held = [s for s in shards if s.name.lower().startswith(("test", "val"))]
             held = [] if len(held) == len(shards) else held
             shards = [s for s in shards if s not in held]
@@ -234,7 +272,8 @@ class Shards(FlowDataModule):
         classes = self.classes or train.index.num_classes or int(train.labels.max()) + 1
         for pool in (train, test):
             check_labels(pool, classes)
-        return Source(train, test, classes, train.index.class_names)
+        names = train.index.class_names
+        return Source(train, test, classes, names if names and len(names) == classes else None)
 
     def _pool(self, shards: list[Shard], like: ShardPool | None) -> ShardPool:
         decoder = Decoder(channels=1 if self.grayscale else None, size=self.size, scale=self.scale)

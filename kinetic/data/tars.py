@@ -1,109 +1,80 @@
 """Read webdataset tars one sample after another: nothing in them is executed, and damage is noticed and named."""
 
-import gzip
 import hashlib
 import io
+import os
 import re
 import tarfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from webdataset.gopen import gopen
-from webdataset.shardlists import expand_urls
 
+from kinetic.data.grouping import FORMAT, KINDS, LINK, UNREAD, Grouper, LeftOut, Sample
+from kinetic.data.gunzip import Gunzip
+from kinetic.data.names import LONGEST, shown
+from kinetic.data.sources import Shard
 from kinetic.errors import KineticError
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+BLOCK = tarfile.BLOCKSIZE
 EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
-KINDS = (*IMAGES, "npy", "cls", "json")  # what is read; members of any other kind are left alone
-Sample = tuple[str, dict[str, bytes]]  # key, and the bytes of each kind
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar: where it is, the name in its images' ids, and what the manifest beside it says it is."""
-
-    url: str
-    name: str
-    sha256: str | None = None
+MOST = {kind: 2**28 for kind in KINDS} | {"cls": 2**12, "json": 2**22}  # bytes of one member
+EXTENDED = 2**20  # bytes of an extended header
+TAIL = 2**26  # bytes that may follow the end of the archive
+PIECE = 2**20
+FETCH = "fetch it again, or pass skip_bad=true to use what is whole"
+SPARSE = "it was written as sparse", "write it again without --sparse"
+JOINED = "more follows the end of its archive, as where tars were joined", "unpack it and write it again"
+DAMAGE = (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, OverflowError, MemoryError)
 
 
 class DamagedShard(KineticError):
-    """A shard that ends too early or cannot be read; `key` is the last whole sample before that."""
+    """A shard that ends too early or cannot be read, found behind its last whole sample."""
 
 
-def find_shards(patterns: str | list[str]) -> list[Shard]:
-    """Expand folders, globs, brace patterns and `::` lists to shards; URLs and `pipe:` commands stay as they are."""
-    found: list[str] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for url in [pattern] if pattern.startswith("pipe:") and "{" not in pattern else expand_urls(pattern):
-            found += [url] if is_remote(url) else local_files(url)
-    names = [shard_name(url) for url in found]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise KineticError(
-            f"two shards are called {twice[0]}, so that image ids would not be unique: rename one of them"
-        )
-    return [Shard(url, name) for url, name in zip(found, names, strict=True)]
+class _Unfit(Exception):
+    """What is wrong with a tar that is whole, and the fix."""
 
 
-def is_remote(url: str) -> bool:
-    """Whether a shard comes from a URL or a command and not from a file."""
-    return url.startswith("pipe:") or "://" in url
-
-
-def local_files(pattern: str) -> list[str]:
-    """The files that a path, a folder or a glob stands for, sorted."""
-    path = Path(pattern)
-    if path.is_file():
-        return [pattern]
-    if path.is_dir():
-        files = [p for p in path.iterdir() if p.name.endswith(SUFFIXES)]
-    else:
-        parts = path.parts
-        first = next((n for n, part in enumerate(parts) if set("*?[") & set(part)), len(parts))
-        if first == len(parts):
-            raise KineticError(f"shard {pattern} does not exist: pass the path of a tar, a folder of tars or a pattern")
-        files = [p for p in Path(*parts[:first]).glob("/".join(parts[first:])) if p.is_file()]
-    if not files:
-        raise KineticError(f"no shards in {pattern}: looked for tars (.tar, .tar.gz, .tgz)")
-    return sorted(map(str, files))
-
-
-def shard_name(url: str) -> str:
-    """The base name of a shard without its extension: `a/train-00000.tar.gz` -> `train-00000`."""
-    tars = re.findall(r"([^/\\\s'\"=]+?)\.(?:tar\.gz|tar|tgz)\b", url)
-    return tars[-1] if tars else Path(url.split("?")[0]).name.split(".")[0]
-
-
-def read_samples(shard: Shard) -> Iterator[Sample]:
+def read_samples(shard: Shard, left_out: LeftOut | None = None) -> Iterator[Sample]:
     """Yield (key, bytes by kind) for every sample of a tar, in its order, kinds in small letters.
 
     A tar that cannot be opened, is truncated or differs from its checksum is a DamagedShard error, raised behind its
-    last whole sample.
+    last whole sample. Images that are not used are added to `left_out`.
     """
     last, source = None, None
+    grouper = Grouper(left_out)
     try:
-        source = gopen(shard.url) if is_remote(shard.url) else open(shard.url, "rb")  # noqa: SIM115 (closed below)
-        stream = Stream(source)
-        for sample in group(members(stream)):
+        source = _open(shard)
+        stream = Stream(source, digest=shard.sha256 is not None)
+        tape = Tape(shard, source, stream)
+        for name, data in members(tape, grouper.left_out):
+            for sample in grouper.add(name, data):
+                yield sample
+                last = sample[0]
+        for sample in grouper.end():
             yield sample
             last = sample[0]
         source.close()  # a command that failed says so here
         if shard.sha256 is not None and stream.digest.hexdigest() != shard.sha256:
             raise EOFError("its SHA-256 is not that of manifest.json")
-    except (OSError, EOFError, zlib.error, tarfile.TarError, OverflowError, MemoryError) as error:
+        if tape.followed:
+            raise _Unfit(*JOINED)
+    except (*DAMAGE, _Unfit) as error:
+        if isinstance(error, KineticError):
+            raise
+        for sample in grouper.end()[:-1]:
+            yield sample
+            last = sample[0]
         reason = " ".join(str(error).split()) or type(error).__name__
-        after = "" if last is None else f" after sample {last}"
+        fix = FETCH
+        if isinstance(error, _Unfit):
+            reason, fix = error.args
+        after = "" if last is None else f" after sample {shown(last)}"
         raise DamagedShard(
-            f"shard {shard.url} is truncated or unreadable{after} ({failure(source) or reason}):"
-            " fetch it again, or pass skip_bad=true to use what is whole"
+            f"shard {shown(shard.url)} is truncated or unreadable{after} ({failure(source) or reason}): {fix}"
         ) from None
     finally:
         with suppress(Exception):
@@ -119,79 +90,154 @@ def failure(source: Any) -> str | None:
     return f"its command failed with exit status {status}" if status else None
 
 
-def members(stream: "Stream") -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each file of a tar, gzipped or not, and read on to the end of the stream."""
-    buffered = io.BufferedReader(stream, 2**16)
-    start = buffered.peek(2)[:2]
-    if not start:
-        raise EOFError("it has no bytes")
-    plain: Any = gzip.GzipFile(fileobj=buffered) if start == b"\x1f\x8b" else buffered
-    name: str | None = None  # of the next file, where an extra header gives it
+def members(tape: "Tape", left_out: LeftOut) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of each file of a kind in KINDS, and read on to the end of the stream.
+
+    What macOS adds to tars and hidden files are passed over; images that cannot be used are added to `left_out`.
+    """
+    given: str | None = None  # name of the next file, where an extra header gives it
     size: int | None = None
-    while any(block := exactly(plain, tarfile.BLOCKSIZE)):  # a block of zeros is the end
+    while (block := tape.exactly(BLOCK)).count(0) < BLOCK:  # a block of zeros is the end
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
+            data = tape.extended(header.size)
+            if header.type == tarfile.GNUTYPE_LONGNAME:
+                given = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+                if not given:
+                    raise tarfile.ReadError("a long name in it is empty")
+            elif header.type == tarfile.XHDTYPE:
+                records = pax_records(data)
+                if any(key.startswith("GNU.sparse.") for key in records):
+                    raise _Unfit(*SPARSE)
+                given = records.get("path", given)
+                size = int(records["size"]) if re.fullmatch("[0-9]{1,18}", records.get("size", "")) else size
+            continue
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise _Unfit(*SPARSE)
         length = 0 if header.type in EMPTY else header.size if size is None else size
-        data = exactly(plain, length)
-        exactly(plain, -length % tarfile.BLOCKSIZE)
-        if header.type == tarfile.GNUTYPE_LONGNAME:
-            name = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif header.type == tarfile.XHDTYPE:
-            records = pax_records(data)
-            name, size = records.get("path"), int(records["size"]) if records.get("size", "").isdigit() else None
-        else:
-            if header.isreg():
-                yield name or header.name, data
-            name, size = None, None
-    while plain.read(2**16):
-        pass
-
-
-def exactly(file: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes, or raise EOFError where there are fewer."""
-    if size < 0:
-        raise tarfile.ReadError(f"a file in it has a size of {size}")
-    data = file.read(size) if size else b""
-    if len(data) < size:
+        name = (given or header.name).removeprefix("./")
+        given, size = None, None
+        if len(name) > LONGEST:
+            raise tarfile.ReadError(f"a name in it has {len(name):,} characters")
+        kind = _kind(name)
+        if kind in KINDS and header.isreg():
+            if length > MOST[kind]:
+                what = f"{shown(name)} in it has {length:,} bytes, at most {MOST[kind]:,} are read"
+                raise _Unfit(what, "write it again without")
+            data = tape.exactly(length)
+            tape.skip(-length % BLOCK)
+            yield name, data
+            continue
+        if kind in UNREAD or (kind in KINDS and kind != "cls" and kind != "json"):
+            left_out.add(LINK if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else FORMAT, name)
+        tape.skip(length + -length % BLOCK)
+    if given is not None or size is not None:
         raise EOFError("its end is missing")
-    return data
+    tape.finish()
+
+
+def _kind(name: str) -> str:
+    """What a member is, by its name; nothing if it is hidden or of macOS."""
+    folder, _, base = name.rpartition("/")
+    if base.startswith(".") or "." not in base or "__MACOSX" in folder.split("/"):
+        return ""
+    return base.rpartition(".")[2].lower()
 
 
 def pax_records(data: bytes) -> dict[str, str]:
     """Parse the records `length key=value` of an extended header."""
     records: dict[str, str] = {}
-    while data[:1].isdigit():
-        digits, _, _ = data.partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        if not len(digits) < length <= len(data):
+    place = 0
+    while data[place : place + 1].isdigit():
+        space = data.find(b" ", place, place + 20)
+        digits = data[place:space] if space > 0 else b""
+        end = place + int(digits) if digits.isdigit() else 0
+        if not space < end <= len(data):
             raise tarfile.ReadError("bad extended header")
-        key, _, value = data[len(digits) + 1 : length].removesuffix(b"\n").partition(b"=")
+        key, _, value = data[space + 1 : end].removesuffix(b"\n").partition(b"=")
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        data = data[length:]
+        place = end
     return records
 
 
-def group(files: Iterable[tuple[str, bytes]]) -> Iterator[Sample]:
-    """Put files that follow one another and share a name up to its first dot into one sample; drop unknown kinds."""
-    key, sample = "", dict[str, bytes]()
-    for name, data in files:
-        folder, _, base = name.removeprefix("./").rpartition("/")
-        stem, _, kind = base.partition(".")
-        whole = f"{folder}/{stem}" if folder else stem
-        if whole != key:
-            if sample:
-                yield key, sample
-            key, sample = whole, {}
-        if kind.lower() in KINDS:
-            sample[kind.lower()] = data
-    if sample:
-        yield key, sample
+class Tape:
+    """The plain bytes of a tar from front to back, never more than were declared and are there."""
+
+    def __init__(self, shard: Shard, source: Any, stream: "Stream") -> None:
+        """Read `stream`, which reads `source`, gzipped or not; a plain local file is read past the stream."""
+        buffered: Any = io.BufferedReader(stream, 2**16)
+        start = buffered.peek(2)[:2]
+        if not start:
+            raise EOFError("it has no bytes")
+        self.followed = False  # whether anything but zeros lies behind the end
+        self.left: int | None = None  # bytes that are left of a plain local file
+        self.seeks = False
+        self.file: Any = buffered
+        if start == b"\x1f\x8b":
+            self.file = io.BufferedReader(Gunzip(buffered), 2**16)
+        elif not shard.remote:
+            self.left = os.fstat(source.fileno()).st_size
+            if not stream.counting:
+                source.seek(0)
+                self.file, self.seeks = source, True
+
+    def exactly(self, size: int) -> bytes:
+        """Read `size` bytes, or raise EOFError where there are fewer."""
+        self._take(size)
+        if size <= PIECE or self.left is not None:
+            data: bytes = self.file.read(size) if size else b""
+        else:
+            data = b"".join(self._pieces(size))
+        if len(data) < size:
+            raise EOFError("its end is missing")
+        return data
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes without holding them."""
+        if self.seeks and size > PIECE:
+            self._take(size)
+            self.file.seek(size, os.SEEK_CUR)
+            return
+        while size > PIECE:
+            size -= len(self.exactly(PIECE))
+        self.exactly(size)
+
+    def extended(self, size: int) -> bytes:
+        """Read an extended header of `size` bytes and its padding."""
+        if size > EXTENDED:
+            raise tarfile.ReadError(f"an extended header in it has {size:,} bytes, at most {EXTENDED:,} are read")
+        data = self.exactly(size)
+        self.exactly(-size % BLOCK)
+        return data
+
+    def finish(self) -> None:
+        """Read what follows the end of the archive, which is nothing but zeros."""
+        total = 0
+        while data := self.file.read(2**16):
+            total += len(data)
+            self.followed = self.followed or data.count(0) < len(data)
+            if total > TAIL:
+                raise OverflowError(f"more than {TAIL:,} bytes follow the end of its archive")
+
+    def _take(self, size: int) -> None:
+        if size < 0:
+            raise tarfile.ReadError(f"a file in it has a size of {size}")
+        if self.left is not None:
+            if size > self.left:
+                raise EOFError("its end is missing")
+            self.left -= size
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        while size and (piece := self.file.read(min(size, PIECE))):
+            size -= len(piece)
+            yield piece
 
 
 class Stream(io.RawIOBase):
-    """A binary stream that takes what is read into a checksum."""
+    """A binary stream that takes what is read into a checksum where `digest` says so."""
 
-    def __init__(self, source: Any) -> None:
-        self.source, self.digest = source, hashlib.sha256()
+    def __init__(self, source: Any, *, digest: bool) -> None:
+        self.source, self.digest, self.counting = source, hashlib.sha256(), digest
 
     def readable(self) -> bool:
         """Say that this can be read."""
@@ -200,6 +246,15 @@ class Stream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` as far as the source goes."""
         data = self.source.read(len(buffer))
-        self.digest.update(data)
+        if self.counting:
+            self.digest.update(data)
         buffer[: len(data)] = data
         return len(data)
+
+
+def _open(shard: Shard) -> Any:
+    if shard.remote:
+        return gopen(shard.url)
+    if not os.path.isfile(shard.url):
+        raise FileNotFoundError("it is gone" if not os.path.lexists(shard.url) else "it is not a regular file")
+    return open(shard.url, "rb")

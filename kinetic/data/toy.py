@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kinetic.data.base import FlowDataModule
+from kinetic.data.options import whole
 from kinetic.data.pools import ArrayPool, Source
 from kinetic.errors import KineticError
 from kinetic.tensors import generator
@@ -21,10 +22,9 @@ class Toy(FlowDataModule):
     def __init__(self, *, distribution: Distribution = "checkerboard", points: int = 10_000, **common: Any) -> None:
         """Draw `points` to train on, and a fifth as many (at least 1,000) to hold out."""
         super().__init__(**common)
-        if distribution not in CLASSES:
+        if not isinstance(distribution, str) or distribution not in CLASSES:
             raise KineticError(f"distribution={distribution!r} is unknown: choose one of {', '.join(CLASSES)}")
-        if points < 1:
-            raise KineticError(f"points={points} is too small: pass 1 or more")
+        whole("points", points, 1, 10**8)
         if self.size is not None or self.grayscale or self.flip:
             raise KineticError(f"{distribution} has points, not pictures: leave out size, grayscale and flip")
         self.name, self.points = distribution, points

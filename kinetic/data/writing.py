@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -14,17 +17,21 @@ from torch import Tensor
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.digits import Digits
+from kinetic.data.folders import SUFFIXES as PICTURES
 from kinetic.data.folders import Folder
 from kinetic.data.manifest import FILE, Entry, Manifest
+from kinetic.data.names import shown
+from kinetic.data.options import text, whole
 from kinetic.data.pools import Pool
 from kinetic.data.progress import progress
 from kinetic.data.shards import Shards
-from kinetic.data.tars import SUFFIXES, is_remote
+from kinetic.data.sources import SUFFIXES, is_remote
 from kinetic.data.vision import DATASETS, Vision
 from kinetic.errors import KineticError
 from kinetic.tensors import chunks
 
 Format = Literal["png", "jpg", "webp"]
+PARTIAL = re.compile(rf"\.(?:(?:train|test)-\d{{5,}}\.tar|{re.escape(FILE)})\.partial")  # what is not yet whole
 OPTIONS: dict[str, dict[str, object]] = {
     "png": {"format": "PNG"},
     "jpg": {"format": "JPEG", "quality": 95},
@@ -42,13 +49,24 @@ def source(spec: str, *, root: str = "data", size: int | None = None, grayscale:
         return Digits(**common)
     if spec in DATASETS:
         return Vision(dataset=cast(Any, spec), root=root, **common)
-    path = Path(spec)
-    if is_remote(spec) or ".tar" in spec or ".tgz" in spec or (path.is_dir() and any(map(is_tar, path.iterdir()))):
+    text("SOURCE", spec)
+    if os.path.isdir(spec):
+        with _listing(spec):
+            names = [p.name for p in Path(spec).iterdir() if not p.name.startswith(".")]
+        tars = [n for n in names if n.endswith(SUFFIXES)]
+        pictures = [n for n in names if n.lower().endswith(PICTURES)]
+        if tars and pictures:
+            raise KineticError(
+                f"{shown(spec)} holds tars ({shown(tars[0])}) and images ({shown(pictures[0])}):"
+                " move the ones or the others to a folder of their own"
+            )
+        return Shards(train=spec, **common) if tars else Folder(path=spec, **common)
+    if is_remote(spec) or ".tar" in spec or ".tgz" in spec:
         return Shards(train=spec, **common)
-    if path.is_dir():
-        return Folder(path=spec, **common)
-    names = ", ".join(("digits", *DATASETS))
-    raise KineticError(f"{spec} is no data set ({names}), no folder that exists and no shard pattern (*.tar): pass one")
+    known = ", ".join(("digits", *DATASETS))
+    raise KineticError(
+        f"{shown(spec)} is no data set ({known}), no folder that exists and no shard pattern (*.tar): pass one"
+    )
 
 
 def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000, format: Format = "png") -> Manifest:
@@ -57,21 +75,20 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
     Pictures become `format` (png and webp keep every pixel), points and latents npy; keys are running numbers. The
     same images give the same bytes. Nothing appears under its name before all is written, `manifest.json` last.
     """
-    if per_shard < 1:
-        raise KineticError(f"per_shard={per_shard} is too small: pass 1 or more")
+    whole("per_shard", per_shard, 1, 10**9)
     if format not in OPTIONS:
         raise KineticError(f"format={format!r} is unknown: choose one of {', '.join(OPTIONS)}")
+    text("OUT", str(out))
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise KineticError(f"{folder} is a file: pass a folder to write to")
-    taken = sorted(p.name for p in folder.glob("*") if is_tar(p) or p.name == FILE)
-    if taken:
-        raise KineticError(f"{folder} already holds shards ({taken[0]}): pass another folder, or remove them first")
+    _check_free(folder)
     splits = data.splits()
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in [p for p in folder.iterdir() if PARTIAL.fullmatch(p.name)]:  # of a run that was killed
+            left.unlink()
     partial: list[Path] = []
     try:
-        with progress("writing shards", "images", total=sum(len(i) for _, _, i in splits)) as bar:
+        with _writing(folder), progress("writing shards", "images", total=sum(len(i) for _, _, i in splits)) as bar:
             entries = [
                 e for split in splits for e in write_split(folder, *split, per_shard, format, partial, bar.update)
             ]
@@ -79,12 +96,14 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
             sum(e.count for e in entries), data.shape, data.num_classes, data.class_names, tuple(entries)
         )
         partial.append(folder / f".{FILE}.partial")
-        partial[-1].write_text(content.dumps(), encoding="utf-8")
-        for path in partial:
-            path.replace(folder / path.name.removeprefix(".").removesuffix(".partial"))
+        with _writing(folder):
+            partial[-1].write_text(content.dumps(), encoding="utf-8")
+            for path in partial:
+                path.replace(folder / path.name.removeprefix(".").removesuffix(".partial"))
     finally:
         for path in partial:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
     return content
 
 
@@ -106,6 +125,7 @@ def write_split(
         partial.append(folder / f".{name}.partial")
         keys = [f"{i:08d}" for i in range(part.start, part.stop)]
         classes = None if labels is None else labels[part]
+        done = 0
         with partial[-1].open("wb") as file:
             written = HashingWriter(file)
             with tarfile.open(fileobj=cast(Any, written), mode="w|", format=tarfile.USTAR_FORMAT) as tar:
@@ -114,6 +134,9 @@ def write_split(
                     if classes is not None:
                         add(tar, f"{key}.cls", str(classes[n]).encode())
                     update()
+                    done += 1
+        if done < len(keys):
+            raise KineticError(f"{split} ended after {part.start + done} of {len(indices)} images: start again")
         yield Entry(name, len(keys), written.size, written.digest.hexdigest(), keys, classes)
 
 
@@ -123,7 +146,11 @@ def encode(key: str, image: Tensor, format: Format) -> tuple[str, bytes]:
     if image.dtype != torch.uint8:
         np.save(buffer, image.numpy(), allow_pickle=False)
         return f"{key}.npy", buffer.getvalue()
-    Image.fromarray(image.squeeze(-1).numpy()).save(buffer, **cast(Any, OPTIONS[format]))
+    try:
+        Image.fromarray(image.squeeze(-1).numpy()).save(buffer, **cast(Any, OPTIONS[format]))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise KineticError(f"image {key} cannot be written as {format} ({reason}): pass --format png") from None
     return f"{key}.{format}", buffer.getvalue()
 
 
@@ -134,9 +161,38 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(header, io.BytesIO(content))
 
 
-def is_tar(path: Path) -> bool:
-    """Whether a file looks like a shard by its name."""
-    return path.name.endswith(SUFFIXES)
+def _check_free(folder: Path) -> None:
+    """Refuse a folder to write to that is a file or already holds shards."""
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise KineticError(f"{shown(str(folder))} is a file: pass a folder to write to")
+    if not os.path.isdir(folder):
+        return
+    with _listing(str(folder)):
+        taken = sorted(p.name for p in folder.iterdir() if p.name.endswith(SUFFIXES) or p.name == FILE)
+    if taken:
+        raise KineticError(
+            f"{shown(str(folder))} already holds shards ({shown(taken[0])}): pass another folder, or remove them first"
+        )
+
+
+@contextmanager
+def _listing(folder: str) -> Iterator[None]:
+    """Turn a folder that cannot be listed into a KineticError."""
+    try:
+        yield
+    except OSError as error:
+        raise KineticError(f"folder {shown(folder)} cannot be listed ({error.strerror}): mend or replace it") from None
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn a fault of the disk into a KineticError."""
+    try:
+        yield
+    except OSError as error:
+        raise KineticError(
+            f"cannot write to {shown(str(folder))} ({error.strerror or error}): make room there, or pass another folder"
+        ) from None
 
 
 class HashingWriter:
