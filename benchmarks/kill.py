@@ -133,9 +133,15 @@ class Bench:
             env.pop(name, None)
         more = ["--trainer.devices", str(processes), *(["--trainer.strategy", "ddp"] if processes > 1 else [])]
         command = [sys.executable, str(HERE / "killed.py"), "train", *args, *more]
-        command += ["--run.root", str(root), "--trust", "benchmarks"]
+        command += ["--run.root", root.name, "--trust", "benchmarks"]
         process = subprocess.Popen(
-            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=root.parent,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         sent: list[float] = []
         with ThreadPoolExecutor(1) as pool:
@@ -176,7 +182,7 @@ class Bench:
         """The run that others are compared with, and how long it trained."""
         key = (processes, onset)
         if key not in self.whole:
-            root = self.folder / f"whole-{processes}-{'onset' if onset else 'plain'}"
+            root = self.folder / f"whole-{processes}-{'onset' if onset else 'plain'}" / "runs"
             begun = time.monotonic()
             ended = self.start(root, [*self.config(onset), "--run.name", "run"], processes, {})
             if ended.status or ended.stderr:
@@ -231,7 +237,7 @@ def trial(
 
     Returns a line on what happened, what is wrong, and the longest time that processes took to end.
     """
-    root, happened, wrong, longest = bench.folder / name, [], [], 0.0
+    root, happened, wrong, longest = bench.folder / name / "runs", [], [], 0.0
     for plan in [*steps, {}]:
         begun = (root / "run" / "config.yaml").is_file()
         args = ["--resume", "run"] if begun else [*bench.config(onset), "--run.name", "run"]
@@ -311,7 +317,7 @@ def _file_differences(a: Path, b: Path) -> Iterator[str]:
     elif a.name == "config.yaml":
         one, other = (yaml.safe_load(path.read_text()) for path in (a, b))
         for values in (one, other):
-            values["run"].pop("name"), values["run"].pop("root")
+            values["run"].pop("name")
         yield from unlike(one, other)
     elif a.name == "report.html":
         if _undated(a.read_text()) != _undated(b.read_text()):

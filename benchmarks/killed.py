@@ -55,6 +55,7 @@ class Killer:
     def __init__(self, plan: dict[str, Any], log: Path) -> None:
         self.plan, self.log, self.counts = plan, log, dict[str, int]()
         self.rename, self.save = os.replace, torch.save
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
         os.replace, torch.save = self.replace, self.save_checkpoint  # type: ignore[assignment]
         self.tell("started")
 
