@@ -41,6 +41,9 @@ def watching(children: Callable[[], list["Popen[bytes]"]], ending: Callable[[], 
     What failed is looked after beyond the block, until this process has ended.
     """
     global _children
+    if rank() > 0:
+        yield
+        return
     _children, done = children, threading.Event()
     os.environ[FIRST] = str(os.getpid())
     threading.Thread(target=_watch_children, args=(ending, done), daemon=True, name="kinetic-children").start()
