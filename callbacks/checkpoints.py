@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from kinetic.errors import KineticError
 from kinetic.store.files import replacing
-from kinetic.training.lightning import train_metrics, validation_is_next
+from kinetic.training.lightning import go_on_after_epoch, train_metrics, validation_is_next
 from kinetic.training.loggers import MetricsCSV
 
 
@@ -51,6 +51,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the copies that a run which was killed behind its last checkpoint did not get to make."""
+        go_on_after_epoch(trainer)
         step = self._saved_step = trainer.global_step
         if step == 0 or not (self._folder(trainer) / "last.ckpt").is_file():
             return
@@ -67,7 +68,7 @@ class Checkpoints(Checkpoint):
         if step == self._saved_step or validation_is_next(trainer):
             return
         if step % self.every_n_steps == 0 or self._is_kept(step) or step == trainer.max_steps:
-            self._save_last(trainer)
+            self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last checkpoint, and the best if this is it."""
@@ -77,16 +78,17 @@ class Checkpoints(Checkpoint):
         improved = value is not None and bool(torch.isfinite(value)) and (self.best is None or float(value) < self.best)
         if improved and value is not None:
             self.best, self.best_step = float(value), trainer.global_step
-        self._save_last(trainer)
+        self.save(trainer)
         if improved:
             self._copy_last(trainer, "best.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the model that training ended with, whatever ended it."""
         if trainer.global_step != self._saved_step:
-            self._save_last(trainer)
+            self.save(trainer)
 
-    def _save_last(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Write last.ckpt, and its copy where this step is kept (all processes call this)."""
         self._saved_step = trainer.global_step
         self._log(trainer)
         trainer.save_checkpoint(self._folder(trainer) / "last.ckpt")

@@ -17,9 +17,13 @@ from kinetic.store.tables import StepTable
 
 from .collecting import collector_of, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
-from .telling import attempt, fitting, log_media, log_numbers, monitoring
+from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble
 
 QUANTILES = (5, 25, 50, 75, 95)
+COLUMNS = {  # of the tables, at least
+    "kpe": ("epoch", "seed", "label", "energy"),
+    "profiles": ("epoch", "t", "mean", "q25", "q75"),
+}
 
 MOST_POINTS = 2000  # of a toy model, in one scatter
 
@@ -76,8 +80,9 @@ class KPECallback(Callback):
 
     def _open(self, trainer: Trainer) -> None:
         folder = Path(trainer.default_root_dir)
-        for name in ("kpe", "profiles"):
-            self._files[name] = StepTable(folder / f"{name}.parquet", resume_step=trainer.global_step)
+        for name, columns in COLUMNS.items():
+            path = folder / f"{name}.parquet"
+            self._files[name] = open_table(trainer, path, columns=columns, expected=self.validations > 0)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew, whatever became of the last validation."""
@@ -147,9 +152,12 @@ class KPECallback(Callback):
             self._open(trainer)
         step, epoch = trainer.global_step, trainer.current_epoch
         about = provenance(module) | {"columns": json.dumps(table.kinds)}
-        self._files["kpe"].write(step, rows_of(table, epoch), about=about)
+        rows = {"kpe": rows_of(table, epoch)}
         if len(table.times) and table.finite.any():
-            self._files["profiles"].write(step, profile(table) | {"epoch": [epoch] * len(table.times)}, about=about)
+            rows["profiles"] = profile(table) | {"epoch": [epoch] * len(table.times)}
+        for name, columns in rows.items():
+            self._files[name].write(step, columns, about=about)
+            say_trouble(trainer, self._files[name])
 
 
 def summary(table: SampleTable) -> dict[str, float]:

@@ -19,7 +19,9 @@ from kinetic.store.tables import StepTable
 
 from .collecting import collector_of, gather, validation_table
 from .grids import picture_path, write_gallery
-from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, reason, say
+from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, open_table, reason, say, say_trouble
+
+COLUMNS = ("epoch", "seed", "d1", "d2", "ratio", "copied", "neighbor", "neighbor_id")  # of memorization.parquet
 
 
 class MemorizationCallback(Callback):
@@ -102,7 +104,8 @@ class MemorizationCallback(Callback):
 
     def _open(self, trainer: Trainer) -> None:
         folder = Path(trainer.default_root_dir)
-        self._file = StepTable(folder / "memorization.parquet", resume_step=trainer.global_step)
+        known = bool(self.history.validations)
+        self._file = open_table(trainer, folder / "memorization.parquet", columns=COLUMNS, expected=known)
         if (folder / "onset.json").is_file():
             self.history.write(folder, kept=self.keep_before_onset)
 
@@ -227,6 +230,7 @@ class MemorizationCallback(Callback):
         names = [training.name(number) for number in numbers]
         assert self._file is not None
         self._file.write(trainer.global_step, columns | {"neighbor": numbers, "neighbor_id": names})
+        say_trouble(trainer, self._file)
 
     def _draw(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Draw the most-copied samples beside their nearest training images (all processes call this)."""

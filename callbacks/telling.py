@@ -1,7 +1,7 @@
 """What callbacks have in common when they tell something: one line for the user, numbers and pictures for loggers."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
+from kinetic.store.tables import StepTable
 from kinetic.training.loggers import QuietWandb
 
 from .progress import RunProgress
@@ -41,6 +42,20 @@ def attempt(trainer: Trainer, what: str, call: Callable[[], Any]) -> bool:
         say(trainer, f"{what} failed ({reason(error)}); training goes on")
         return False
     return True
+
+
+def open_table(trainer: Trainer, path: Path, *, columns: Collection[str], expected: bool) -> StepTable:
+    """Open a table of the run at the step where it goes on, and say what is wrong with it."""
+    table = StepTable(path, resume_step=trainer.global_step, columns=columns, expected=expected)
+    say_trouble(trainer, table)
+    return table
+
+
+def say_trouble(trainer: Trainer, table: StepTable) -> None:
+    """Say once what is wrong with a table."""
+    trouble = table.take_trouble()
+    if trouble is not None:
+        say(trainer, trouble)
 
 
 def log_numbers(trainer: Trainer, module: LightningModule, numbers: Mapping[str, float]) -> None:

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from kinetic.cli.partners import watch_first
+
 USAGE = """usage: kinetic COMMAND ...
 
   train    train a model:                 kinetic train --config configs/digits.yaml
@@ -31,7 +33,12 @@ def main(args: list[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
+    watch_first()
+    try:
+        from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
 
-    command = getattr(importlib.import_module(COMMANDS[name]), name)
+        command = getattr(importlib.import_module(COMMANDS[name]), name)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None
     raise SystemExit(guarded(command, rest))

@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from kinetic.callbacks.stopping import Interrupted
+from kinetic.cli import partners
 from kinetic.errors import KineticError
 
 EXPECTED = (KineticError, OSError, argparse.ArgumentError, MisconfigurationException)
@@ -24,23 +24,43 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> int:
     except (*STOPPED, Exception) as error:
         if os.environ.get("KINETIC_TRACEBACK"):
             raise
-        status, line = _status_and_line(error)
-        print(line, file=sys.stderr, flush=True)
-        return status
+        return _told(error)
     return 0
+
+
+def stop_of(error: BaseException) -> BaseException | None:
+    """The request to stop that an error is, or that Lightning made a SystemExit of; None of other errors."""
+    cause = error.__context__ if isinstance(error, SystemExit) and not isinstance(error, STOPPED) else error
+    return cause if isinstance(cause, STOPPED) else None
+
+
+def _told(error: BaseException) -> int:
+    """Tell of an error, once over all processes of a training, and return the exit status."""
+    status, line = _status_and_line(error)
+    if _is_lost(error):
+        partners.lost()
+    elif not isinstance(error, STOPPED):
+        partners.give_way()
+        partners.tell(line)
+    elif partners.rank() == 0:
+        partners.tell(line)
+    partners.end_children()
+    return status
 
 
 def _status_and_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Interrupted):
         return 130, one_line(str(error))
     if isinstance(error, STOPPED):
-        return (130 if isinstance(error, KeyboardInterrupt) else 143), "stopped; go on with --resume"
+        return (130 if isinstance(error, KeyboardInterrupt) else 143), one_line(
+            str(error.args[0])
+        ) if error.args else "stopped"
     if isinstance(error, EXPECTED):
         return (2 if isinstance(error, argparse.ArgumentError) else 1), f"error: {_words(error)}"
     if _is_memory(error):
         return 1, f"error: there is not enough memory ({one_line(str(error), 120)}); pass a smaller batch or network"
     if _is_lost(error):
-        return 1, "error: another process of this run has ended, so this one ends too; go on with --resume"
+        return 1, partners.LINE
     text = one_line(f"unexpected {type(error).__name__}: {error}")
     return UNEXPECTED, f"error: {text}; KINETIC_TRACEBACK=1 shows where, please report it"
 

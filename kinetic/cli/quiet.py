@@ -18,6 +18,7 @@ def quiet() -> None:
         ".*GPU available but not used.*",
         ".*The `srun` command is available.*",
         ".*epoch parameter in `scheduler.step\\(\\)`.*",
+        ".*It is recommended to use `self.log\\('val/loss'.*sync_dist=True.*",  # it is the mean already
         ".*isinstance\\(treespec, LeafSpec\\).*",
     ):
         warnings.filterwarnings("ignore", text)

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import kinetic.callbacks
@@ -20,8 +21,10 @@ from kinetic.advice import command
 from kinetic.callbacks.checkpoints import Checkpoints
 from kinetic.callbacks.owning import OwnFolder
 from kinetic.callbacks.progress import RunProgress
-from kinetic.callbacks.stopping import StopCleanly
+from kinetic.callbacks.stopping import Interrupted, StopCleanly
+from kinetic.cli.errors import stop_of
 from kinetic.cli.parser_faults import fault
+from kinetic.cli.partners import watching
 from kinetic.cli.quiet import quiet
 from kinetic.cli.train_options import (
     RunSettings,
@@ -45,7 +48,7 @@ from kinetic.store.runs import CONFIG, LAST, SUBSET, RunFolder, check_name, find
 from kinetic.store.settings import SavedConfig
 from kinetic.training.checkpoint_io import SafeCheckpointIO
 from kinetic.training.dry_run import dry_run
-from kinetic.training.lightning import set_root
+from kinetic.training.lightning import set_root, started_processes
 from kinetic.training.loggers import MetricsCSV, is_rank_zero, tensorboard_logger, wandb_logger
 from kinetic.training.module import FlowMatching
 from kinetic.training.rehearsal import rehearse
@@ -214,6 +217,7 @@ class Training:
             began = self.folder is None or self.folder.begun
             if self.folder is not None:
                 self.folder.abandon()
+            self._say_how_to_go_on(stop_of(error))
             expected = isinstance(error, KineticError | OSError) or not isinstance(error, Exception)
             if self.cli.state is None or began or expected:
                 raise
@@ -228,6 +232,14 @@ class Training:
             os.environ.pop(FOLDER, None)
         _summary(self.cli, self.path)
 
+    def _say_how_to_go_on(self, stop: BaseException | None) -> None:
+        """Raise the request to stop that ended this training anew, with what it left; None is none."""
+        if stop is None or isinstance(stop, Interrupted):
+            return
+        kept = (self.path / CONFIG).is_file()
+        stop.args = ("stopped; go on with --resume" if kept else "stopped before the first step; nothing is kept",)
+        raise stop from None
+
     def _fit(self) -> None:
         cli, trainer = self.cli, self.cli.trainer
         state, last = cli.state, self.path / LAST
@@ -237,7 +249,8 @@ class Training:
         if state is not None:
             cli.checkpoint_io.hold(state, last)
             cli.state = {}  # Lightning takes it from there
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=None if state is None else str(last))
+        with watching(lambda: started_processes(trainer), lambda: trainer.state.status == TrainerStatus.INTERRUPTED):
+            trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=None if state is None else str(last))
 
     def _loggers(self, resume_step: int | None) -> list[Logger]:
         settings: RunSettings = self.cli.config_init.run

@@ -35,8 +35,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def remove_left_over(folder: Path) -> None:
     """Remove the temporary files that killed processes left in `folder`; whoever calls this owns the folder."""
     for path in folder.glob(".*.tmp"):
-        if LEFT_OVER.fullmatch(path.name) and path.is_file():
+        if is_left_over(path):
             path.unlink(missing_ok=True)
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether `path` is a temporary file as `replacing` makes them."""
+    return LEFT_OVER.fullmatch(path.name) is not None and path.is_file()
 
 
 def set_aside(path: Path) -> Path:

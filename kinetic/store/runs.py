@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kinetic.errors import KineticError
-from kinetic.store.files import remove_left_over, write_text
+from kinetic.store.files import is_left_over, remove_left_over, write_text
 from kinetic.store.locks import FILE as LOCK
 from kinetic.store.locks import Lock
 from kinetic.store.plain import read_text
@@ -116,8 +116,8 @@ def _made(path: Path) -> RunFolder | None:
 
 
 def _unused(path: Path) -> RunFolder | None:
-    """Take over a folder in which a run was killed before it began; None where there is anything in it."""
-    if not path.is_dir() or any(place.name != LOCK for place in path.iterdir()):
+    """Take over a folder in which a run was killed before or while it began; None where there is anything in it."""
+    if not path.is_dir() or any(place.name != LOCK and not is_left_over(place) for place in path.iterdir()):
         return None
     return RunFolder(path, Lock(path, what="trained"), new=True)
 
@@ -161,7 +161,7 @@ def point_latest(run: Path) -> str | None:
     own = not link.is_symlink() and link.exists()
     if own and not (link.is_file() and link.stat().st_size < 1000 and read_text(link).startswith(POINTER)):
         return f"{link} is not Kinetic's, so it is left alone and does not name this run"
-    beside = run.parent / f".{LATEST}.{os.getpid()}.tmp"
+    beside = run.parent / f".{LATEST}.{run.name}.tmp"  # of the run, so that it finds what it left when it was killed
     try:
         beside.unlink(missing_ok=True)
         try:

@@ -1,7 +1,11 @@
 """What Kinetic needs of Lightning beyond its public interface, each in one place and with a test of its own."""
 
+import threading
+from subprocess import Popen
 from typing import Any
 
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
@@ -50,3 +54,37 @@ def train_metrics(trainer: Trainer) -> tuple[dict[str, float], int] | None:
     assert trainer._results is not None
     found = {name: float(value) for name, value in trainer._results.metrics(True)["log"].items()}
     return ({**found, "epoch": trainer.current_epoch}, loop._batches_that_stepped) if found else None
+
+
+def go_on_after_epoch(trainer: Trainer) -> None:
+    """Have an epoch begin as ever where training goes on from the last step of the one before; on_train_start.
+
+    Lightning counts the epoch before as completed, but then takes the next one for the rest of it: it is not counted as
+    begun, and hooks of its start are not called.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_mid_epoch and loop.epoch_progress.current.completed == loop.epoch_progress.current.ready:
+        loop.reset_restart_stage()
+
+
+def keep_off_signals(trainer: Trainer) -> bool:
+    """Keep Lightning from taking SIGTERM over, in setup; whether it does, which it must not where SLURM requeues.
+
+    Its handler broadcasts, in the middle of whatever collective the processes are in, each in another.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return False
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return True
+
+
+def started_processes(trainer: Trainer) -> "list[Popen[bytes]]":
+    """The processes that the trainer has started for the same training.
+
+    Lightning's own observer of them is dismissed: it kills this process without a word.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []
+    return list(getattr(trainer.strategy.launcher, "procs", ()))

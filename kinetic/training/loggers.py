@@ -5,6 +5,7 @@ import json
 import netrc
 import os
 import socket
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -13,9 +14,10 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
 
 from kinetic.errors import KineticError
-from kinetic.store.files import replacing, write_text
+from kinetic.store.files import replacing, set_aside, write_text
 from kinetic.training.lightning import is_offline
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -27,7 +29,7 @@ class MetricsCSV(Logger):
     """Writes metrics.csv: step, epoch, then one column a metric, in one row a step, cells empty where not logged.
 
     A row that is already in the file for a later step than `resume_step` belongs to the part of an interrupted run
-    that is trained again, and is dropped.
+    that is trained again, and is dropped. A damaged file is set aside at the first save, and one line tells of it.
     """
 
     def __init__(self, folder: Path | str, *, resume_step: int | None = None, flush_every: int = 20) -> None:
@@ -36,10 +38,46 @@ class MetricsCSV(Logger):
         self.flush_every = flush_every
         self.rows: dict[int, dict[str, Any]] = {}
         self._pending = 0
+        self._trouble: str | None = None
         if resume_step is not None and self.path.is_file():
-            with open(self.path, newline="") as file:
-                kept = [row for row in csv.DictReader(file) if row.get("step") and int(row["step"]) <= resume_step]
-            self.rows = {int(row["step"]): {k: v for k, v in row.items() if v not in ("", None)} for row in kept}
+            try:
+                self.rows = {step: row for step, row in self._read().items() if step <= resume_step}
+            except (ValueError, csv.Error) as error:
+                self._trouble = str(error).splitlines()[0][:200]
+        self._missing = resume_step if resume_step and not self.path.is_file() else None
+
+    def _read(self) -> dict[int, dict[str, Any]]:
+        """The rows of the file by their steps, without empty cells; ValueError where it is damaged."""
+        rows: dict[int, dict[str, Any]] = {}
+        with open(self.path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = list(reader.fieldnames or ())
+            if names[:2] != ["step", "epoch"] or len(set(names)) < len(names):
+                raise ValueError("its columns are not those that were written")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {reader.line_num} has more or fewer cells than there are columns")
+                step = int(row.pop("step"))
+                if step in rows:
+                    raise ValueError(f"step {step} has two rows")
+                rows[step] = {name: value for name, value in row.items() if value != ""}
+                for value in rows[step].values():
+                    float(value)
+        return rows
+
+    def _set_right(self) -> None:
+        """Set a damaged file aside, now that the folder is written to, and tell of it or of one that is missing."""
+        if self._trouble is not None and self.path.is_file():
+            aside = set_aside(self.path)
+            tqdm.write(
+                f"{self.path.name} is damaged ({self._trouble}): it is set aside as {aside.name}, and a new one begins",
+                file=sys.stderr,
+            )
+        elif self._missing is not None:
+            tqdm.write(
+                f"{self.path.name} is missing: what was logged up to step {self._missing} is gone", file=sys.stderr
+            )
+        self._trouble = self._missing = None
 
     @property
     def name(self) -> str:
@@ -75,6 +113,7 @@ class MetricsCSV(Logger):
         """Write the file."""
         if not self._pending:
             return
+        self._set_right()
         names = dict.fromkeys(key for row in self.rows.values() for key in row if key not in ("step", "epoch"))
         with replacing(self.path) as beside, open(beside, "w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "epoch", *names], restval="")
