@@ -1,7 +1,6 @@
 """The command `train`: a configuration becomes a run folder."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,10 +132,9 @@ class TrainCLI(LightningCLI):
 
     def _loggers(self, settings: RunSettings, resume_step: int | None) -> list[Logger]:
         loggers: list[Logger] = [MetricsCSV(self.folder, resume_step=resume_step)]
-        wandb, notice = wandb_logger(self.folder, project=settings.project, mode=settings.wandb)
+        wandb = wandb_logger(self.folder, project=settings.project, mode=settings.wandb)
         if wandb is not None:
             loggers.append(wandb)
-        self.notice = notice
         if settings.tensorboard:
             loggers.append(tensorboard_logger(self.folder))
         return loggers
@@ -154,16 +152,15 @@ class TrainCLI(LightningCLI):
     def open_folder(self) -> None:
         """Write what the run is: its resolved configuration and the training subset; runs/latest points at it."""
         os.environ[FOLDER] = str(self.folder.resolve())
+        for logger in self.trainer.loggers:
+            if isinstance(logger, QuietWandb):
+                logger.start()
         text = self.parser.dump(self.config, skip_unset=False)
         write_text(self.folder / CONFIG, text)
         write_text(self.folder / "subset.txt", "".join(f"{name}\n" for name in self.datamodule.subset_ids))
         point_latest(self.folder)
         for logger in self.trainer.loggers:
-            if isinstance(logger, QuietWandb):
-                logger.remember(self.folder)
             logger.log_hyperparams(yaml.safe_load(text))
-        if self.notice:
-            print(self.notice, file=sys.stderr)
 
 
 def train(args: list[str]) -> None:
