@@ -1,10 +1,18 @@
 """A server that answers as Weights & Biases's does, or refuses, fails or hangs, also from some moment on."""
 
 import json
+import os
 import re
+import signal
 import threading
+import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+
+from lightning.pytorch.callbacks import Callback
+
+from kinetic.training.weights_and_biases import service_process
 
 Mode = Literal["answer", "refuse", "fail", "hang"]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -44,8 +52,7 @@ class WandbServer:
         self.finished = False
         self._release = threading.Event()
         handler = type("Handler", (_Handler,), {"server_state": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _QuietServer(("127.0.0.1", 0), handler)
         self.port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -59,7 +66,7 @@ class WandbServer:
         self._server.server_close()
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """What the server says to one request."""
+        """What the server says to one request; `/switch/MODE` is not W&B's, and changes the mode."""
         if path.startswith("/graphql"):
             return self._graphql(json.loads(body))
         if path.endswith("/file_stream"):
@@ -86,6 +93,13 @@ class WandbServer:
         self.finished = self.finished or bool(sent.get("complete"))
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Clients may leave when they like."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     server_state: WandbServer
     protocol_version = "HTTP/1.1"
@@ -96,12 +110,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _meet(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         state = self.server_state
+        if self.path.startswith("/switch/"):
+            state.mode = self.path.removeprefix("/switch/")
+            self._say(200, {})
+            return
         if state.mode == "hang":
             state._release.wait()
             self.close_connection = True
             return
         status = {"answer": 200, "refuse": 401, "fail": 500}[state.mode]
-        said = state.answer(self.path, body) if status == 200 else {"error": "no"}
+        self._say(status, state.answer(self.path, body) if status == 200 else {"error": "no"})
+
+    def _say(self, status: int, said: dict[str, Any]) -> None:
         data = json.dumps(said).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -110,3 +130,39 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     do_GET = do_POST = do_PUT = _meet
+
+
+class Fault(Callback):
+    """Breaks W&B in the middle of a run, and gives it a moment to notice.
+
+    Args:
+        what: a mode that the server shall go on in, "kill" or "stop" for the service process, "fill" for the disk
+            that its files are on.
+        at: step after which it happens.
+        seconds: how long training pauses then.
+    """
+
+    def __init__(self, what: str, at: int = 4, seconds: float = 1.0) -> None:
+        self.what, self.at, self.seconds = what, at, seconds
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step != self.at:
+            return
+        if self.what in ("kill", "stop"):
+            time.sleep(self.seconds)
+            os.kill(service_process().pid, signal.SIGKILL if self.what == "kill" else signal.SIGSTOP)
+        elif self.what == "fill":
+            fill(os.path.join(trainer.default_root_dir, "wandb"))
+        else:
+            urllib.request.urlopen(f"{os.environ['WANDB_BASE_URL']}/switch/{self.what}", timeout=5).close()
+        time.sleep(self.seconds)
+
+
+def fill(folder: str) -> None:
+    """Write until the disk is full."""
+    try:
+        with open(os.path.join(folder, "ballast"), "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+    except OSError:
+        pass

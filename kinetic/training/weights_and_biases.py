@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +40,7 @@ LONGEST = 128  # characters of a project's name
 
 LIMIT = 10.0  # seconds that W&B may take to start, to take one message, or to finish
 CONNECT = 2.0  # of LIMIT, to see whether there is a network
-INIT = 5.0  # of LIMIT, to start a run online
+INIT = 4.0  # of LIMIT, to start a run online
 FINISH = 6.0  # of LIMIT, to upload what is left
 TEARDOWN = 2.0  # of LIMIT, to end the service process
 
@@ -80,6 +79,7 @@ class QuietWandb(WandbLogger):
         if self._started:
             return
         self._started = True
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # reports to W&B are waited for when Python exits
         deadline = time.monotonic() + LIMIT
         try:
             mode, reason = wandb_mode(self.mode)
@@ -101,25 +101,34 @@ class QuietWandb(WandbLogger):
             return "offline", None
         _probe(self.folder / "wandb")
         if mode == "online":
-            before = set(self.folder.glob("wandb/run-*"))
             try:
                 self._init("online", INIT + 1)
                 return "online", reason
             except Exception as error:
                 reason = f"online: {brief(error)}"
-                self._teardown(TEARDOWN)
-                for left in set(self.folder.glob("wandb/run-*")) - before:
-                    shutil.rmtree(left, ignore_errors=True)
         try:
             self._init("offline", max(deadline - time.monotonic(), 2.0))
+        except TimeoutError:
+            raise
         except Exception as error:  # a variable of the environment may be what wandb cannot read
             reason = reason or brief(error)
-            self._teardown(TEARDOWN)
             with _environment(dict.fromkeys(name for name in os.environ if name.startswith("WANDB_"))):
                 self._init("offline", max(deadline - time.monotonic(), 2.0))
         return "offline", reason
 
     def _init(self, mode: Logging, seconds: float) -> None:
+        """Start a run in `mode`; one that fails leaves nothing behind."""
+        before = set(self.folder.glob("wandb/*run-*"))
+        try:
+            self._start_run(mode, seconds)
+        except Exception:
+            self._kill()
+            self._teardown(TEARDOWN)
+            for left in set(self.folder.glob("wandb/*run-*")) - before:
+                shutil.rmtree(left, ignore_errors=True)
+            raise
+
+    def _start_run(self, mode: Logging, seconds: float) -> None:
         import wandb
 
         known = _recall(self.folder)
@@ -232,12 +241,16 @@ class QuietWandb(WandbLogger):
         core, self._core = self._core or service_process(), None
         with suppress(Exception):
             Aside()(wandb.teardown, seconds)
-        if core is not None and core.poll() is None:
-            core.kill()
+        if core is not None:
+            with suppress(subprocess.TimeoutExpired):
+                core.wait(0.2)
+            if core.returncode is None:
+                core.kill()
 
     def _kill(self) -> None:
-        if self._core is not None and self._core.poll() is None:
-            self._core.send_signal(signal.SIGKILL)
+        core = self._core or service_process()
+        if core is not None and core.poll() is None:
+            core.kill()
 
     def __getstate__(self) -> dict[str, Any]:
         run = self._experiment
