@@ -7,7 +7,9 @@ import signal
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
@@ -133,36 +135,33 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Fault(Callback):
-    """Breaks W&B in the middle of a run, and gives it a moment to notice.
-
-    Args:
-        what: a mode that the server shall go on in, "kill" or "stop" for the service process, "fill" for the disk
-            that its files are on.
-        at: step after which it happens.
-        seconds: how long training pauses then.
-    """
+    """Breaks W&B after a training step (see break_wandb)."""
 
     def __init__(self, what: str, at: int = 4, seconds: float = 1.0) -> None:
         self.what, self.at, self.seconds = what, at, seconds
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step != self.at:
-            return
-        if self.what in ("kill", "stop"):
-            time.sleep(self.seconds)
-            os.kill(service_process().pid, signal.SIGKILL if self.what == "kill" else signal.SIGSTOP)
-        elif self.what == "fill":
-            fill(os.path.join(trainer.default_root_dir, "wandb"))
-        else:
-            urllib.request.urlopen(f"{os.environ['WANDB_BASE_URL']}/switch/{self.what}", timeout=5).close()
-        time.sleep(self.seconds)
+        if trainer.global_step == self.at:
+            break_wandb(self.what, Path(trainer.default_root_dir), self.seconds)
 
 
-def fill(folder: str) -> None:
-    """Write until the disk is full."""
-    try:
-        with open(os.path.join(folder, "ballast"), "wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1024))
-    except OSError:
-        pass
+def break_wandb(what: str, folder: Path, seconds: float) -> None:
+    """Break W&B, and give it some seconds to notice.
+
+    `what` is a mode that the server shall go on in; "kill" or "stop" for the service process, some seconds after what
+    was logged before; "fill" for the disk that W&B's files are on.
+    """
+    if what in ("kill", "stop"):
+        time.sleep(seconds)
+        os.kill(service_process().pid, signal.SIGKILL if what == "kill" else signal.SIGSTOP)
+    elif what == "fill":
+        _fill(folder / "wandb" / "ballast")
+    else:
+        urllib.request.urlopen(f"{os.environ['WANDB_BASE_URL']}/switch/{what}", timeout=5).close()
+    time.sleep(seconds)
+
+
+def _fill(path: Path) -> None:
+    with suppress(OSError), open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))

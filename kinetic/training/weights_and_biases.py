@@ -90,7 +90,7 @@ class QuietWandb(WandbLogger):
             return
         self._remember(mode)
         if reason is not None:
-            _tell(f"W&B logs offline ({reason}); to upload later: wandb sync {self._place()}")
+            _tell(f"W&B logs offline ({reason}); to upload later: {self._upload()}")
 
     def _begin(
         self, mode: Literal["online", "offline", "disabled"], reason: str | None, deadline: float
@@ -163,7 +163,7 @@ class QuietWandb(WandbLogger):
             handler.handleError = lambda record: None  # type: ignore[method-assign]
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self._experiment, self._id = run, run.id
+        self._experiment, self._id, self._offline = run, run.id, mode == "offline"
 
     def _remember(self, mode: Logging) -> None:
         """Keep the run's id; that of an online run stays, for the next time that there is a network."""
@@ -173,9 +173,12 @@ class QuietWandb(WandbLogger):
         with suppress(OSError):
             write_text(self.folder / MEMORY, json.dumps({"id": self._id, "mode": mode}))
 
-    def _place(self) -> str:
-        """The folder that `wandb sync` takes."""
-        return os.path.relpath(self._experiment.settings.sync_dir) if self._experiment is not None else ""
+    def _upload(self) -> str:
+        """The command that uploads what was written of the run."""
+        if self._experiment is None:
+            return ""
+        place = os.path.relpath(self._experiment.settings.sync_dir)
+        return f"wandb sync {place}" if self._offline else f"wandb sync --include-online {place}"
 
     def _guarded(self, call: Callable[..., Any], *args: Any) -> None:
         self.start()
@@ -188,7 +191,7 @@ class QuietWandb(WandbLogger):
             if isinstance(error, TimeoutError):
                 self._kill()
             what = f"W&B stopped logging ({brief(error)}); training goes on, and metrics.csv has all numbers"
-            _tell(f"{what}; to upload what W&B has: wandb sync {self._place()}")
+            _tell(f"{what}; to upload what W&B has: {self._upload()}")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -219,7 +222,7 @@ class QuietWandb(WandbLogger):
         run = self._experiment
         if run is None or self._aside is None:
             return
-        place, said, self.broken = self._place(), self.broken, True
+        upload, said, self.broken = self._upload(), self.broken, True
         lost = None
         try:
             self._aside(lambda: run.finish(exit_code=exit_code), FINISH + 1)
@@ -230,7 +233,7 @@ class QuietWandb(WandbLogger):
             lost = brief(error)
         self._teardown(TEARDOWN)
         if lost and not said:
-            _tell(f"W&B did not take everything ({lost}); metrics.csv has it; to upload the rest: wandb sync {place}")
+            _tell(f"W&B did not take everything ({lost}); metrics.csv has it; to upload the rest: {upload}")
 
     def _teardown(self, seconds: float) -> None:
         """End the service process, and all that waits for it when Python exits."""
