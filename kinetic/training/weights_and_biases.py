@@ -63,6 +63,7 @@ class QuietWandb(WandbLogger):
         super().__init__(name=folder.name, save_dir=folder, project=project)
         self.folder, self.mode = folder, mode
         self._aside: Aside | None = None
+        self._spare: Aside | None = None  # for what is done when Python exits, and threads can no longer be started
         self._core: subprocess.Popen[bytes] | None = None
         self._started = False
 
@@ -140,10 +141,10 @@ class QuietWandb(WandbLogger):
             "finish_timeout": FINISH,
             "finish_timeout_raises": True,
             "x_service_wait": INIT,
-            "x_transaction_log_flush_interval": 2.0,  # what is lost when the service process is killed
+            "x_transaction_log_flush_interval": 15.0,  # what is lost when the service process is killed
         }
         settings = wandb.Settings(**{k: v for k, v in wanted.items() if k in wandb.Settings.model_fields})  # type: ignore[arg-type]
-        self._aside = Aside()
+        self._aside, self._spare = Aside(), Aside()
         with _environment({"WANDB_SILENT": "true", "WANDB_MODE": mode}):
             run = self._aside(
                 lambda: wandb.init(
@@ -191,7 +192,7 @@ class QuietWandb(WandbLogger):
             if isinstance(error, TimeoutError):
                 self._kill()
             what = f"W&B stopped logging ({brief(error)}); training goes on, and metrics.csv has all numbers"
-            _tell(f"{what}; to upload what W&B has: {self._upload()}")
+            _tell(f"{what}; to upload what W&B kept: {self._upload()}")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -233,7 +234,7 @@ class QuietWandb(WandbLogger):
             lost = brief(error)
         self._teardown(TEARDOWN)
         if lost and not said:
-            _tell(f"W&B did not take everything ({lost}); metrics.csv has it; to upload the rest: {upload}")
+            _tell(f"W&B did not take everything ({lost}); metrics.csv has it; to upload what W&B kept: {upload}")
 
     def _teardown(self, seconds: float) -> None:
         """End the service process, and all that waits for it when Python exits."""
@@ -243,7 +244,7 @@ class QuietWandb(WandbLogger):
         atexit.unregister(self._close)
         core, self._core = self._core or service_process(), None
         with suppress(Exception):
-            Aside()(wandb.teardown, seconds)
+            (self._spare or Aside())(wandb.teardown, seconds)
         if core is not None:
             with suppress(subprocess.TimeoutExpired):
                 core.wait(0.2)
@@ -258,7 +259,14 @@ class QuietWandb(WandbLogger):
     def __getstate__(self) -> dict[str, Any]:
         run = self._experiment
         attach = None if run is None else getattr(run, "_attach_id", None)
-        return {**self.__dict__, "_experiment": None, "_aside": None, "_core": None, "_attach_id": attach}
+        return {
+            **self.__dict__,
+            "_experiment": None,
+            "_aside": None,
+            "_spare": None,
+            "_core": None,
+            "_attach_id": attach,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A process that was spawned goes on with the run that was started where it comes from."""
