@@ -141,7 +141,7 @@ class QuietWandb(WandbLogger):
             "finish_timeout": FINISH,
             "finish_timeout_raises": True,
             "x_service_wait": INIT,
-            "x_transaction_log_flush_interval": 15.0,  # what is lost when the service process is killed
+            "x_transaction_log_flush_interval": 2.0,  # what is lost when the service process is killed
         }
         settings = wandb.Settings(**{k: v for k, v in wanted.items() if k in wandb.Settings.model_fields})  # type: ignore[arg-type]
         self._aside, self._spare = Aside(), Aside()
