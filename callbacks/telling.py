@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
 from kinetic.store.tables import StepTable
-from kinetic.training.loggers import QuietWandb
+from kinetic.training.weights_and_biases import QuietWandb
 
 from .progress import RunProgress
 

@@ -2,7 +2,7 @@
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from kinetic.training.loggers import QuietWandb
+from kinetic.training.weights_and_biases import QuietWandb
 
 
 class Broken(QuietWandb):

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import WandbLogger
 
-from kinetic.training.lightning import checkpoint_state, is_logged_step, is_offline, validation_is_next
+from kinetic.training.lightning import checkpoint_state, is_logged_step, validation_is_next
 from tests.scripted import Data, Scripted, trainer
 
 
@@ -38,8 +37,3 @@ def test_validation_checkpoint_and_logged_steps_are_foreseen(tmp_path: Path) -> 
     assert watch.logged == [2, 4, 6]
     assert [state["global_step"] for state in watch.states] == list(range(1, 8))
     assert {"state_dict", "optimizer_states", "loops", "callbacks"} <= set(watch.states[-1])
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_offline_loggers_are_told_apart(offline: bool, tmp_path: Path) -> None:
-    assert is_offline(WandbLogger(save_dir=tmp_path, offline=offline)) is offline

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from kinetic.cli.partners import watch_first
+from kinetic.cli import partners
 
 USAGE = """usage: kinetic COMMAND ...
 
@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    watch_first()
+    partners.begin()
     try:
         from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
 

@@ -56,8 +56,10 @@ def watching(children: Callable[[], list["Popen[bytes]"]], ending: Callable[[], 
         _children = lambda: started  # noqa: E731
 
 
-def watch_first() -> None:
-    """End this process when the one that started it for the same training is gone."""
+def begin() -> None:
+    """Begin a command, which has told nothing yet; it ends when the process that started it for a training is gone."""
+    global _telling
+    _telling = threading.Lock()
     if _first() is not None:
         threading.Thread(target=_watch_first, daemon=True, name="kinetic-first").start()
 

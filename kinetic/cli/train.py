@@ -49,10 +49,11 @@ from kinetic.store.settings import SavedConfig
 from kinetic.training.checkpoint_io import SafeCheckpointIO
 from kinetic.training.dry_run import dry_run
 from kinetic.training.lightning import set_root, started_processes
-from kinetic.training.loggers import MetricsCSV, is_rank_zero, tensorboard_logger, wandb_logger
+from kinetic.training.loggers import MetricsCSV, is_rank_zero, tensorboard_logger
 from kinetic.training.module import FlowMatching
 from kinetic.training.rehearsal import rehearse
 from kinetic.training.resuming import changes, check_changes
+from kinetic.training.weights_and_biases import check_project, wandb_logger
 from kinetic.trust import OWN, STRANGER, Trust
 
 FOLDER = "KINETIC_RUN"  # how rank 0 tells the processes it starts where the run lives
@@ -119,6 +120,8 @@ class TrainCLI(LightningCLI):
         check_trainer(self.config.trainer)
         if self.config.run.name is not None:
             check_name(self.config.run.name)
+        if self.config.run.wandb != "disabled":
+            check_project(self.config.run.project)
         if self.resume is not None:
             self._check_resume(self.resume)
 
@@ -255,12 +258,10 @@ class Training:
     def _loggers(self, resume_step: int | None) -> list[Logger]:
         settings: RunSettings = self.cli.config_init.run
         loggers: list[Logger] = [MetricsCSV(self.path, resume_step=resume_step)]
-        wandb, notice = wandb_logger(self.path, project=settings.project, mode=settings.wandb)
+        wandb = wandb_logger(self.path, project=settings.project, mode=settings.wandb)
         if wandb is not None:
-            wandb.remember(self.path)
+            wandb.start()
             loggers.append(wandb)
-        if notice and is_rank_zero():
-            print(notice, file=sys.stderr)
         if settings.tensorboard:
             loggers.append(tensorboard_logger(self.path))
         for logger in loggers:

@@ -23,7 +23,7 @@ from torch import nn
 import kinetic.nn
 from kinetic.errors import KineticError
 from kinetic.store.plain import check_yaml, read_yaml
-from kinetic.training.loggers import WandbMode
+from kinetic.training.weights_and_biases import WandbMode
 from kinetic.trust import Trust
 
 MOST_DEVICES = 1024

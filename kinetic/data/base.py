@@ -34,7 +34,6 @@ class FlowDataModule(LightningDataModule):
     num_classes: int | None
     class_names: tuple[str, ...] | None
     subset_ids: list[str]
-    trust: Trust = OWN  # which sources may be opened; less where a saved configuration names them
 
     def __init__(
         self,

@@ -7,7 +7,6 @@ from typing import Any
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 
 def checkpoint_state(trainer: Trainer) -> dict[str, Any]:
@@ -19,11 +18,6 @@ def validation_is_next(trainer: Trainer) -> bool:
     """Whether a validation follows the training batch that has just ended."""
     loop = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
-
-
-def is_offline(logger: WandbLogger) -> bool:
-    """Whether a W&B logger was made to log offline."""
-    return bool(logger._offline)
 
 
 def is_logged_step(trainer: Trainer) -> bool:

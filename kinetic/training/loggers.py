@@ -1,28 +1,18 @@
-"""Loggers of a run: a CSV that is always there, and Weights & Biases that never stops a run."""
+"""Loggers of a run: a CSV that is always there, Weights & Biases that never stops a run, and TensorBoard."""
 
 import csv
-import json
-import netrc
-import os
-import socket
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from kinetic.errors import KineticError
-from kinetic.store.files import replacing, set_aside, write_text
-from kinetic.training.lightning import is_offline
-
-WandbMode = Literal["auto", "online", "offline", "disabled"]
-HOST = "api.wandb.ai"
-MEMORY = "wandb-run.json"
+from kinetic.store.files import replacing, set_aside
 
 
 class MetricsCSV(Logger):
@@ -125,110 +115,6 @@ class MetricsCSV(Logger):
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
-
-
-class QuietWandb(WandbLogger):
-    """WandbLogger whose failures are one warning, after which it keeps silent; the CSV has the same numbers."""
-
-    broken = False
-
-    def _guarded(self, call: Any, *args: Any, **kwargs: Any) -> None:
-        if self.broken:
-            return
-        try:
-            call(*args, **kwargs)
-        except Exception as error:
-            self.broken = True
-            reason = str(error).strip().split("\n")[0]
-            warnings.warn(f"Weights & Biases stopped logging ({reason}); metrics.csv goes on", stacklevel=2)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; never raises."""
-        self._guarded(super().log_metrics, metrics, step)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Log the configuration; never raises."""
-        self._guarded(super().log_hyperparams, params)
-
-    @rank_zero_only
-    def log_media(self, media: Mapping[str, Any], *, step: int) -> None:
-        """Log images, histograms and tables in one call, with the step beside them; never raises."""
-        self._guarded(lambda: self.experiment.log({**media, "trainer/global_step": step}))
-
-    @rank_zero_only
-    def remember(self, folder: Path) -> None:
-        """Start the run, and keep its id in the run folder."""
-        mode = "offline" if is_offline(self) else "online"
-        self._guarded(lambda: write_text(folder / MEMORY, json.dumps({"id": self.experiment.id, "mode": mode})))
-
-    @rank_zero_only
-    def alert(self, title: str, text: str) -> None:
-        """Send an alert; never raises."""
-        self._guarded(lambda: self.experiment.alert(title=title, text=text))
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Close the run; never raises."""
-        self._guarded(super().finalize, status)
-
-
-def wandb_mode(wanted: WandbMode) -> tuple[Literal["online", "offline", "disabled"], str | None]:
-    """Decide once how W&B logs, and give the reason in one line where it is not what it could be."""
-    if wanted != "auto":
-        return wanted, None
-    stated = os.environ.get("WANDB_MODE")
-    if stated in ("online", "offline", "disabled"):
-        return stated, None  # type: ignore[return-value]
-    if os.environ.get("CI"):
-        return "offline", "CI is set"
-    if not _has_account():
-        return "offline", "no account is set up"
-    return ("online", None) if _reachable() else ("offline", "there is no network")
-
-
-def _has_account() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(HOST) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _reachable() -> bool:
-    try:
-        socket.create_connection((HOST, 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
-def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> tuple[QuietWandb | None, str | None]:
-    """Make the W&B logger of a run folder, and a notice for the user; (None, None) when disabled.
-
-    The run id is kept in the folder. An online run is resumed under its id; an offline one cannot be, so it goes on as
-    a new run of the same group.
-    """
-    chosen, reason = wandb_mode(mode)
-    if chosen == "disabled":
-        return None, None
-    memory = folder / MEMORY
-    known = json.loads(memory.read_text()) if memory.is_file() else None
-    resumable = known is not None and chosen == "online" and known["mode"] == "online"
-    os.environ.setdefault("WANDB_SILENT", "true")
-    logger = QuietWandb(
-        name=folder.name,
-        save_dir=folder,
-        project=project,
-        offline=chosen == "offline",
-        log_model=False,
-        group=folder.name,
-        **({"id": known["id"], "resume": "allow"} if resumable and known else {}),
-    )
-    notice = f"W&B logs offline ({reason}); to upload later: wandb sync {folder}/wandb/offline-*" if reason else None
-    return logger, notice
 
 
 def is_rank_zero() -> bool:
