@@ -13,11 +13,13 @@ from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_options import labels_of, origin_of, parse, samplers_of, seeds_of, trusted
 from kinetic.cli.sample_results import SINGLE, Work, finish
 from kinetic.data import FlowDataModule
+from kinetic.data.names import are_numbers, listed_classes
 from kinetic.data.opening import open_data, training_size
 from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
+from kinetic.flow.seeds import Labels
 from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
@@ -25,6 +27,7 @@ from kinetic.samples.closeup import draw_one
 from kinetic.studies.controls import STOPS, stopped
 from kinetic.studies.experiment import Experiment, draw_parts, predictor
 from kinetic.training.loggers import is_rank_zero
+from kinetic.training.times import UNTRAINED
 
 PRODUCTS = 10**11  # multiplications that a search for copies may take without being asked for
 
@@ -41,6 +44,7 @@ def sample(args: list[str]) -> None:
     folder = Path(options.out) if options.out else origin.home / _name(options)
     if options.format and "png" in options.formats and origin.field.space != "pixels":
         raise KineticError(f"samples of shape {origin.field.shape} are no pictures; use --format npz or shards")
+    _warn_of_guidance(origin, *samplers.values())
     if options.index is not None:
         _close_up(options, origin, samplers[SINGLE], folder, device)
         return
@@ -53,7 +57,7 @@ def sample(args: list[str]) -> None:
         samplers=samplers,
         seeds=seeds_of(options),
         folder=folder,
-        labels=labels_of(options),
+        labels=labels_of(options, origin.class_names),
         batch_size=options.batch_size,
         precision=options.precision,
         measures=_measures(options, origin),
@@ -65,6 +69,8 @@ def sample(args: list[str]) -> None:
     if trainer.is_global_zero:
         training_set = _training_set(options, origin, data, device)
         print(f"\n{len(plan.seeds):,} samples from {origin.name}")
+        if (classes := _classes(origin, job.labels)) is not None:
+            print(classes)
         finish(Work(options=options, job=job, plan=plan, training_set=training_set, controlled=controlled))
 
 
@@ -85,10 +91,28 @@ def _measures(options: Any, origin: Origin) -> tuple[Measure, ...]:
     return (*STANDARD, *more)
 
 
+def _warn_of_guidance(origin: Origin, *samplers: Sampler) -> None:
+    """Tell that guidance leads away from a label that was never trained."""
+    classes = origin.field.num_classes is not None
+    if classes and not origin.null_label and any(sampler.guidance != 1 for sampler in samplers) and is_rank_zero():
+        print(f"warning: {UNTRAINED}", file=sys.stderr)
+
+
+def _classes(origin: Origin, labels: Labels) -> str | None:
+    """What the classes that are drawn are called, where names say more than numbers."""
+    names = origin.class_names
+    if names is None or are_numbers(names):
+        return None
+    if labels is None or isinstance(labels, str):
+        return f"classes: {listed_classes(names)}"
+    drawn = [labels] if isinstance(labels, int) else labels
+    return f"classes: {', '.join(f'{n} = {names[n]}' for n in dict.fromkeys(drawn) if 0 <= n < len(names))}"
+
+
 def _close_up(options: Any, origin: Origin, sampler: Sampler, folder: Path, device: torch.device) -> None:
     if sampler.guidance != 1 and origin.field.num_classes is None:
         raise KineticError(f"--guidance {sampler.guidance:g} needs a network with classes; leave it out")
-    settings = {"sampler": sampler, "labels": labels_of(options), "precision": options.precision}
+    settings = {"sampler": sampler, "labels": labels_of(options, origin.class_names), "precision": options.precision}
     print(draw_one(origin.field, options.index, device=device, folder=folder, **settings))
 
 

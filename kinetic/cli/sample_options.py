@@ -1,6 +1,7 @@
 """The options of `sample`, and what they describe: origin, settings, seeds, labels."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kinetic.cli.options import (
     solver_settings,
     typed_parser,
 )
+from kinetic.data.names import labels_named
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import Labels, seed_range
@@ -92,7 +94,7 @@ def _what(group: Any) -> None:
 def _which(group: Any) -> None:
     group.add_argument("--num", type=int, metavar="N", help="how many, with the seeds 0 to N - 1 (None: 64)")
     group.add_argument("--seeds", metavar="A-B", help="which seeds, as 0-49999 or 1,5,9")
-    group.add_argument("--labels", metavar="L", help="a class, several (0,3,7), or balanced (None: balanced)")
+    group.add_argument("--labels", metavar="L", help="classes by name or number: cat,dog or 0,3 (None: balanced)")
     group.add_argument("--index", type=int, metavar="SEED", help="draw this one sample, with its energy curve")
     group.add_argument("--compare", metavar="A,B", help=f"same seeds under several of {', '.join(PRESETS)}")
     group.add_argument(
@@ -136,14 +138,12 @@ def seeds_of(options: Any) -> list[int]:
     return list(range(num))
 
 
-def labels_of(options: Any) -> Labels:
-    """Read the classes; "balanced" where none are named."""
+def labels_of(options: Any, names: Sequence[str] | None) -> Labels:
+    """Read the classes, which are called `names`; "balanced" where none are asked for."""
     if options.labels in (None, "balanced"):
         return "balanced"
-    parts = [part.strip() for part in options.labels.split(",")]
-    if not all(part.removeprefix("-").isdecimal() for part in parts):
-        raise KineticError(f"cannot read labels {options.labels!r}; write a class, several such as 0,3,7, or balanced")
-    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
+    labels = labels_named(options.labels, names)
+    return labels[0] if len(labels) == 1 else labels
 
 
 def samplers_of(options: Any, single: str) -> dict[str, Sampler]:

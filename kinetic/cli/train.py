@@ -53,6 +53,7 @@ from kinetic.training.loggers import MetricsCSV, is_rank_zero, tensorboard_logge
 from kinetic.training.module import FlowMatching
 from kinetic.training.rehearsal import rehearse
 from kinetic.training.resuming import changes, check_changes
+from kinetic.training.times import UNTRAINED
 from kinetic.training.weights_and_biases import check_project, wandb_logger
 from kinetic.trust import OWN, STRANGER, Trust
 
@@ -162,6 +163,9 @@ class TrainCLI(LightningCLI):
             self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         rehearse(self.model, self.datamodule, self.trainer)
+        guided = self.model.num_classes is not None and self.model.sampler.guidance != 1
+        if guided and self.model.label_dropout == 0 and is_rank_zero():
+            print(f"warning: {UNTRAINED}", file=sys.stderr)
         if self.resume is None:
             return
         listed = self.resume / SUBSET

@@ -33,6 +33,7 @@ class LoadedNetwork:
         hparams: the settings of the training module, plain types.
         sample_shape: of one sample, without the batch axis.
         step: optimiser steps taken, and `epoch` the epoch.
+        class_names: of the classes it was trained on, in the order of their numbers; None where they have none.
     """
 
     net: nn.Module
@@ -41,6 +42,7 @@ class LoadedNetwork:
     sample_shape: tuple[int, ...]
     step: int
     epoch: int
+    class_names: tuple[str, ...] | None = None
 
 
 def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -148,6 +150,7 @@ def load_network(
         sample_shape=tuple(state["kinetic"]["sample_shape"]),
         step=state["global_step"],
         epoch=state["epoch"],
+        class_names=tuple(state["kinetic"].get("class_names") or ()) or None,
     )
 
 

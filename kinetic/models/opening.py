@@ -30,6 +30,8 @@ class Origin:
         name: for people.
         identity: what the samples depend on, plain types.
         measures: what the run measures beyond the standard, as its configuration names them.
+        class_names: of its classes in the order of their numbers, None where they have none.
+        null_label: whether the label that stands for no class was trained, as guidance needs.
     """
 
     field: Field
@@ -38,6 +40,8 @@ class Origin:
     name: str
     identity: dict[str, Any]
     measures: tuple[str | dict[str, Any], ...] = ()
+    class_names: tuple[str, ...] | None = None
+    null_label: bool = True
 
 
 def open_run(
@@ -79,6 +83,8 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
             "step": loaded.step,
         },
         measures=_measures(loaded),
+        class_names=loaded.class_names,
+        null_label=loaded.hparams.get("label_dropout") != 0,
     )
 
 
@@ -113,5 +119,6 @@ def open_empirical(
         run=folder,
         home=folder / "sampling",
         name=f"the {data.num_reference:,} training images of {os.path.relpath(folder)} (empirical flow matching)",
+        class_names=data.class_names if conditional else None,
         identity={"empirical": True, "data": data.name, "subset": sha256(folder / "subset.txt")},
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinetic.data.names import all_clean
 from kinetic.errors import KineticError
 
 KEYS = ("state_dict", "hyper_parameters", "global_step", "epoch", "kinetic")
@@ -38,8 +39,9 @@ def check_checkpoint(state: dict[str, Any], source: str) -> None:
     if not (isinstance(shape, list) and 0 < len(shape) <= AXES and all(_is_count(n) and 0 < n <= SIDE for n in shape)):
         raise _wrong(source, "kinetic.sample_shape", "a list of sizes", shape)
     names = own.get("class_names")
-    if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
-        raise _wrong(source, "kinetic.class_names", "a list of names", names)
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names) and all_clean(names)
+    if names is not None and not named:
+        raise _wrong(source, "kinetic.class_names", "a list of names of one line", names)
 
 
 def check_resumable(state: dict[str, Any], source: str) -> None:

@@ -329,4 +329,10 @@ class FlowMatching(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the weights without this class; plain types only."""
         self.check_losses()
-        checkpoint["kinetic"] = {"format": 1, "weights": self.weights, "sample_shape": list(self.sample_shape)}
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        checkpoint["kinetic"] = {
+            "format": 1,
+            "weights": self.weights,
+            "sample_shape": list(self.sample_shape),
+            "class_names": None if names is None or self.num_classes is None else list(names),
+        }

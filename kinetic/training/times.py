@@ -13,6 +13,10 @@ from torch import Tensor
 from kinetic.errors import KineticError
 
 KINDS = ("uniform", "stratified", "logit_normal")
+UNTRAINED = (
+    "guidance steers away from the label that stands for no class, which is trained only with label_dropout above 0 "
+    "(--model.label_dropout 0.1), and here was not"
+)
 LAST = 1 - 2**-24  # the last float32 before 1, where the paths and the empirical field may be singular
 
 
