@@ -1,5 +1,6 @@
 """What a resumed run uses: every changed setting holds and is said, or is refused before anything is written."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,19 +12,12 @@ from kinetic.cli import main
 from kinetic.cli.train import train
 from kinetic.models.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import TINY, merged
+from tests.test_cli_train import refused
 
 
 def rates(run: Path) -> list[float]:
     state = read_checkpoint(run / "checkpoints/last.ckpt")
     return [group["lr"] for group in state["optimizer_states"][0]["param_groups"]]
-
-
-def refused(capsys, *args: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as done:
-        main(["train", *args])
-    assert done.value.code not in (0, None)
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +26,6 @@ def trained(tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("trained"), Path.cwd()
     changes = {"scheduler": None, "model": {"warmup_steps": 0}, "trainer": {"max_steps": 3}, "run": {"name": "run"}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
-    import os
-
     os.chdir(folder)
     try:
         train(["--config", "tiny.yaml"])

@@ -11,7 +11,15 @@ from kinetic.errors import KineticError
 from kinetic.flow.integration import Solver
 from kinetic.flow.shaping import FORMS, KTS, PRESETS
 
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+KINDS = {  # how types are called where an option has a value of another
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "NoneType": "null",
+    "list": "a list",
+    "dict": "names with values",
+}
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,18 +6,10 @@ import re
 import sys
 from collections.abc import Sequence
 
+from kinetic.cli.options import KINDS
 from kinetic.errors import KineticError
 from kinetic.trust import Trust
 
-KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a text",
-    "NoneType": "null",
-    "list": "a list",
-    "dict": "names with values",
-}
 CLASS = re.compile(r"Problem with given class_path '([^']*)'")
 KEY = re.compile(r'Parser key "([^"]+)"')
 LONGEST = 80  # characters of a value that are shown
@@ -31,7 +23,7 @@ def fault(message: str, *, args: Sequence[str], options: Sequence[str], trust: T
     name = _typed(_key(message), args)
     line = (
         _import(message, name, trust)
-        or _unknown(message, name, args, options)
+        or _unknown(message, name, options)
         or _missing(message)
         or _value(message, name)
         or f"{name}: {' '.join(KEY.sub('', message).split(':', 1)[-1].split())}".removeprefix(": ")
@@ -41,13 +33,7 @@ def fault(message: str, *, args: Sequence[str], options: Sequence[str], trust: T
 
 def _key(message: str) -> str:
     """The whole path of the option that is at fault."""
-    path = ""
-    for found in re.finditer(f"{KEY.pattern}|{CLASS.pattern}", message):
-        if found[1] is not None:
-            path = f"{path}.init_args.{found[1]}" if path else found[1]
-        elif path.count(".init_args") and path.endswith(f".{found[2]}"):
-            break
-    return path
+    return ".init_args.".join(KEY.findall(message))
 
 
 def _typed(key: str, args: Sequence[str]) -> str:
@@ -73,7 +59,7 @@ def _import(message: str, name: str, trust: Trust) -> str | None:
     return None
 
 
-def _unknown(message: str, name: str, args: Sequence[str], options: Sequence[str]) -> str | None:
+def _unknown(message: str, name: str, options: Sequence[str]) -> str | None:
     nested = re.search(r"Option '([^']+)' is not accepted", message)
     if nested:
         owner = (CLASS.findall(message) or ["it"])[-1]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kinetic.advice import command
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.statistics import Signal
 from kinetic.report import write_sampling_report
@@ -163,9 +164,9 @@ def _tell_broken(setting: str, table: SampleTable) -> None:
 
 def _next(options: Any, plan: Plan) -> str:
     source = f" --checkpoint {options.checkpoint}" if options.checkpoint else f" {options.run}" if options.run else ""
-    command = f"uv run sample.py{source}{' --empirical' if options.empirical else ''}"
+    again = f"{command('sample')}{source}{' --empirical' if options.empirical else ''}"
     if options.compare is not None:
-        return f"{command} --kts balanced --num 50000 --format npz"
+        return f"{again} --kts balanced --num 50000 --format npz"
     if options.kts in (None, "off"):
-        return f"{command} --compare off,balanced,landing"
-    return f"{command} --kts {options.kts} --index {plan.seeds[0]}"
+        return f"{again} --compare off,balanced,landing"
+    return f"{again} --kts {options.kts} --index {plan.seeds[0]}"

@@ -2,6 +2,7 @@
 
 import argparse
 
+from kinetic.advice import command
 from kinetic.cli.options import Parser
 from kinetic.data.writing import OPTIONS, source, write_shards
 
@@ -13,7 +14,7 @@ def shards(args: list[str]) -> None:
     write_shards(data, options.out, per_shard=options.per_shard, format=options.format)
     print(f"Wrote {options.out}/: shards and manifest.json.")
     print(
-        "Next:  uv run train.py --data.class_path kinetic.data.Shards "
+        f"Next:  {command('train')} --data.class_path kinetic.data.Shards "
         f"--data.init_args.train '{options.out}/train-*.tar'"
     )
 

@@ -40,11 +40,11 @@ from kinetic.cli.train_options import (
     with_config,
 )
 from kinetic.data import FlowDataModule
+from kinetic.data.opening import check_subset
 from kinetic.errors import KineticError, refusing
 from kinetic.models.checkpoint import read_checkpoint
 from kinetic.models.schema import check_resumable
-from kinetic.store.plain import read_text
-from kinetic.store.runs import CONFIG, LAST, SUBSET, RunFolder, check_name, find_run
+from kinetic.store.runs import CONFIG, LAST, RunFolder, check_name, find_run
 from kinetic.store.settings import SavedConfig
 from kinetic.training.checkpoint_io import SafeCheckpointIO
 from kinetic.training.dry_run import dry_run
@@ -58,7 +58,6 @@ from kinetic.training.weights_and_biases import check_project, wandb_logger
 from kinetic.trust import OWN, STRANGER, Trust
 
 FOLDER = "KINETIC_RUN"  # how rank 0 tells the processes it starts where the run lives
-SUBSET_BYTES = 2**31
 
 
 class TrainCLI(LightningCLI):
@@ -168,9 +167,7 @@ class TrainCLI(LightningCLI):
             print(f"warning: {UNTRAINED}", file=sys.stderr)
         if self.resume is None:
             return
-        listed = self.resume / SUBSET
-        if listed.is_file() and read_text(listed, most=SUBSET_BYTES).splitlines() != list(self.datamodule.subset_ids):
-            raise KineticError(f"the training images are no longer those of {self.resume.name} (see {listed})")
+        check_subset(self.resume, self.datamodule)
         if self.state is None and is_rank_zero():
             print(f"run {self.resume.name} has no checkpoint yet; it starts from the beginning", file=sys.stderr)
         for line in self.changed if is_rank_zero() else ():

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import nn
 
 import kinetic.nn
 from kinetic.errors import KineticError
-from kinetic.store.plain import check_yaml, read_yaml
+from kinetic.store.plain import check_yaml, parse_yaml, read_yaml
 from kinetic.training.weights_and_biases import WandbMode
 from kinetic.trust import Trust
 
@@ -130,11 +130,9 @@ def typed_values(args: list[str]) -> tuple[str, ...]:
     for arg in args:
         value = arg.split("=", 1)[1] if arg.startswith("--") and "=" in arg else arg
         if value.startswith("["):
-            try:
-                listed = yaml.safe_load(value)
-            except yaml.YAMLError:
-                listed = None
-            found += [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+            with suppress(KineticError):
+                listed = parse_yaml(value, name="a list")
+                found += [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
         found.append(value)
     return tuple(found)
 

@@ -10,12 +10,12 @@ from kinetic.data.base import FlowDataModule
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
 from kinetic.store.plain import read_text
-from kinetic.store.runs import CONFIG
+from kinetic.store.runs import CONFIG, SUBSET
 from kinetic.store.settings import SavedConfig
 from kinetic.trust import Trust
 
 CACHE_BYTES = 2**31
-SUBSET_BYTES = 2**31  # of subset.txt
+SUBSET_BYTES = 2**31
 HOME = "kinetic.data"
 
 
@@ -33,10 +33,15 @@ def open_data(run: Path, trust: Trust) -> FlowDataModule:
     data: FlowDataModule = build({**spec, "init_args": init_args}, base=FlowDataModule, home=HOME, trust=trust)
     data.trust = trust
     data.setup()
-    listed = run / "subset.txt"
-    if listed.is_file() and read_text(listed, most=SUBSET_BYTES).splitlines() != list(data.subset_ids):
-        raise KineticError(f"the data set is no longer the one that {run.name} was trained on (see {listed.name})")
+    check_subset(run, data)
     return data
+
+
+def check_subset(run: Path, data: FlowDataModule) -> None:
+    """Raise KineticError where the training images are others than those that the run wrote down."""
+    listed = run / SUBSET
+    if listed.is_file() and read_text(listed, most=SUBSET_BYTES).splitlines() != list(data.subset_ids):
+        raise KineticError(f"the data set is no longer the one that {run.name} was trained on (see {listed})")
 
 
 def training_images(data: FlowDataModule) -> ImageSet:
@@ -51,7 +56,7 @@ def small(data: FlowDataModule) -> bool:
 
 def training_size(run: Path) -> int | None:
     """How many images a run was trained on, as it wrote down; None if it did not."""
-    listed = run / "subset.txt"
+    listed = run / SUBSET
     return len(read_text(listed, most=SUBSET_BYTES).splitlines()) if listed.is_file() else None
 
 

@@ -13,7 +13,7 @@ from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.field import Field
 from kinetic.models.checkpoint import LoadedNetwork, load_network
 from kinetic.store.files import sha256
-from kinetic.store.runs import CONFIG, LAST, find_run
+from kinetic.store.runs import CONFIG, LAST, SUBSET, find_run
 from kinetic.trust import STRANGER, Trust
 
 Weights = Literal["ema", "raw"]
@@ -120,5 +120,5 @@ def open_empirical(
         home=folder / "sampling",
         name=f"the {data.num_reference:,} training images of {os.path.relpath(folder)} (empirical flow matching)",
         class_names=data.class_names if conditional else None,
-        identity={"empirical": True, "data": data.name, "subset": sha256(folder / "subset.txt")},
+        identity={"empirical": True, "data": data.name, "subset": sha256(folder / SUBSET)},
     )

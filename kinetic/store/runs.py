@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from kinetic.advice import command
 from kinetic.errors import KineticError
 from kinetic.store.files import is_left_over, remove_left_over, write_text
 from kinetic.store.locks import FILE as LOCK
@@ -148,7 +149,7 @@ def _newest(root: Path) -> Path:
         named = read_text(link, most=1000)
         link = root / named.removeprefix(POINTER).strip() if named.startswith(POINTER) else link
     if not (link / CONFIG).is_file():
-        raise KineticError(f"there is no run in {root}/ yet; train one first: uv run train.py")
+        raise KineticError(f"there is no run in {root}/ yet; train one first: {command('train')}")
     return link.resolve()
 
 

@@ -32,7 +32,7 @@ def rehearse(module: FlowMatching, data: FlowDataModule, trainer: Trainer) -> No
 
 
 def _check_optimizer(module: FlowMatching, trainer: Trainer) -> None:
-    trained = [p for p in module.net.parameters() if p.requires_grad]
+    trained = module.trained_parameters()
     if not trained:
         raise KineticError("the network has no parameters to train; unfreeze some of it")
     with refusing("the optimiser or its schedule"):
