@@ -94,7 +94,7 @@ def _measures(options: Any, origin: Origin) -> tuple[Measure, ...]:
 def _warn_of_guidance(origin: Origin, *samplers: Sampler) -> None:
     """Tell that guidance leads away from a label that was never trained."""
     classes = origin.field.num_classes is not None
-    if classes and not origin.null_label and any(sampler.guidance != 1 for sampler in samplers) and is_rank_zero():
+    if classes and not origin.null_trained and any(sampler.guidance != 1 for sampler in samplers) and is_rank_zero():
         print(f"warning: {UNTRAINED}", file=sys.stderr)
 
 

@@ -31,7 +31,7 @@ class Origin:
         identity: what the samples depend on, plain types.
         measures: what the run measures beyond the standard, as its configuration names them.
         class_names: of its classes in the order of their numbers, None where they have none.
-        null_label: whether the label that stands for no class was trained, as guidance needs.
+        null_trained: whether the label that stands for no class was trained, as guidance needs.
     """
 
     field: Field
@@ -41,7 +41,7 @@ class Origin:
     identity: dict[str, Any]
     measures: tuple[str | dict[str, Any], ...] = ()
     class_names: tuple[str, ...] | None = None
-    null_label: bool = True
+    null_trained: bool = True
 
 
 def open_run(
@@ -84,7 +84,7 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
         },
         measures=_measures(loaded),
         class_names=loaded.class_names,
-        null_label=loaded.hparams.get("label_dropout") != 0,
+        null_trained=loaded.hparams.get("label_dropout") != 0,
     )
 
 
