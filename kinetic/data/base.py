@@ -13,7 +13,7 @@ from kinetic.data.loader import TrainLoader, ValLoader
 from kinetic.data.options import switch, whole
 from kinetic.data.pools import SUBSET, BatchOrder, CachedPool, Pool, Source, to_float
 from kinetic.errors import KineticError
-from kinetic.tensors import generator
+from kinetic.tensors import chunks, generator
 from kinetic.trust import OWN, Trust
 
 CACHE_BYTES = 2**29
@@ -192,6 +192,37 @@ class FlowDataModule(LightningDataModule):
         rows = torch.arange(rank, len(chosen), world)
         for x, part in self._exact(self._held, chosen[rows], chunk):
             yield x, rows[part], [self._held.ids[i] for i in chosen[rows[part]].tolist()]
+
+    @property
+    def num_training(self) -> int:
+        """How many training images there are."""
+        self.setup()
+        return len(self._subset)
+
+    @property
+    def num_held_out(self) -> int:
+        """How many held-out images there are."""
+        self.setup()
+        return len(self._rest)
+
+    def labelled(
+        self, *, held_out: bool, limit: int, chunk: int = 128, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield (images, their numbers [b], labels int64 [b] or None) of at most `limit` images, a seeded choice.
+
+        Held-out images are those of `held_out(limit)`; else they are training images, never mirrored. Whole chunks
+        are dealt to the ranks in turn, so that what is in a chunk does not depend on how many there are.
+        """
+        self.setup()
+        pool, order = (self._held, self._rest) if held_out else (self._training, self._subset[self._some_order()])
+        chosen = order[:limit].sort().values
+        for number, part in enumerate(chunks(len(chosen), chunk)):
+            if number % world == rank:
+                x = torch.cat([images for images, _ in self._exact(pool, chosen[part], chunk)])
+                yield x, torch.arange(len(chosen))[part], None if pool.labels is None else pool.labels[chosen[part]]
+
+    def _some_order(self) -> Tensor:
+        return torch.randperm(len(self._subset), generator=generator(self.seed, SUBSET, 2))
 
     def splits(self) -> list[tuple[str, Pool, Tensor]]:
         """What there is to copy: ("train", pool, ascending indices) and, if the data set comes with one, ("test", ...).

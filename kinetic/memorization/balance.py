@@ -10,6 +10,7 @@ is at most P*(t). The *excess* P - B of held-out images is power that they do no
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,15 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.flow.field import Velocity
+from kinetic.flow.field import Field, Velocity, evaluating
 from kinetic.flow.paths import AffinePath
-from kinetic.tensors import generator, squared_norm
+from kinetic.flow.sampling import Sampler, velocity_of
+from kinetic.flow.shaping import KTS
+from kinetic.tensors import generator, seeded_noise, squared_norm
 
 Array = NDArray[Any]
 
 BINS = 10  # of the times in [0, 1]
 DEGREE = 6  # of the polynomial in t that the values of images are compared with
 Z = 1.959964  # of a 95 % interval
+NOISE = 2**40  # seed of the first image's noise, far from those of samples
 COLUMNS = ("index", "label", "t", "conditional", "error", "power", "product", "noise", "cross")
 
 
@@ -205,6 +209,14 @@ class Spent:
     power: Array
     labels: Array
 
+    @classmethod
+    def drawn(
+        cls, seeds: Array, shape: Sequence[int], *, energy: Array, times: Array, power: Array, labels: Array
+    ) -> "Spent":
+        """What the samples of `seeds` [n], of `shape` each, spent; their noise follows from the seeds."""
+        norms = [float(squared_norm(seeded_noise([seed], shape))) for seed in seeds]
+        return cls(energy, np.array(norms) - math.prod(shape), times, power, labels)
+
     def of_class(self, label: int) -> "Spent":
         """The samples of one class."""
         keep = self.labels == label
@@ -300,3 +312,52 @@ def _since(profile: dict[str, Array]) -> float | None:
         return None
     first = len(above) - int(np.argmin(above[::-1])) if not above.all() else 0
     return first / len(above)
+
+
+Labelled = Iterable[tuple[Tensor, Tensor, "Tensor | None"]]  # images [b, ...], their numbers [b], their labels [b]
+Pairing = Callable[[Tensor, Tensor], Tensor]
+
+
+def image_terms(
+    field: Field,
+    chunks: Labelled,
+    *,
+    count: int,
+    path: AffinePath,
+    pairing: Pairing | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "32",
+) -> Tensor:
+    """Evaluate a field once at each image of some chunks, under the time and noise of its number: [n, 9] float64.
+
+    Args:
+        field: that is judged.
+        chunks: of images, see `FlowDataModule.labelled`.
+        count: images in all, over all processes.
+        path: that the field was trained on.
+        pairing: (x0, x1) -> the order [b] in which the images go with the noise; as drawn, if None.
+        device: to compute on.
+        precision: of the network, as of `draw`.
+    """
+    times, parts = stratified_times(count), []
+    with torch.no_grad(), evaluating(field.net):
+        for images, index, labels in chunks:
+            x0, x1 = seeded_noise(index + NOISE, images.shape[1:]).to(device), images.to(device)
+            if pairing is not None:
+                order = pairing(x0, x1)
+                x1, labels = x1[order], None if labels is None else labels[order.cpu()]
+            wanted = labels if field.num_classes is not None else None
+            velocity = velocity_of(field, x1, labels=wanted, precision=precision)
+            parts.append(
+                balance_terms(velocity, x0, x1, times[index].to(device), path=path, index=index, labels=wanted)
+            )
+    return torch.cat(parts) if parts else torch.empty(0, len(COLUMNS), dtype=torch.float64)
+
+
+def refusal(sampler: Sampler) -> str | None:
+    """Why the samples of a sampler do not balance, None where they do."""
+    if sampler.guidance != 1:
+        return f"guidance {sampler.guidance:g} leaves the marginals of the path"
+    if sampler.kts != KTS.preset("off"):
+        return "shaped samples leave the marginals of the path"
+    return "the flow is stopped early" if sampler.end != 1 else None

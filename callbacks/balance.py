@@ -1,0 +1,210 @@
+"""The energy balance of every validation: what its samples spend against what real images bear out."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from kinetic.errors import KineticError
+from kinetic.flow.field import Field
+from kinetic.memorization.balance import (
+    NUMBERS,
+    Balance,
+    Images,
+    Spent,
+    energy_balance,
+    image_terms,
+    refusal,
+)
+from kinetic.memorization.energy_onset import Excess, ExcessHistory, onset_line
+from kinetic.samples.table import SampleTable
+from kinetic.store.tables import StepTable
+from kinetic.training.couplings import assignment
+
+from .collecting import collector_of, gather, validation_table
+from .telling import attempt, fitting, log_numbers, monitoring, open_table, reason, say, say_trouble
+
+COLUMNS = ("epoch", "label", "t", *NUMBERS)  # of balance.parquet, at least
+LOGGED = ("conditional", "held_out", "train", "excess", "excess_low", "excess_high")
+
+
+class BalanceCallback(Callback):
+    """Compares the energy of every validation's samples with the balance of held-out and of training images.
+
+    Works with a module that has `path`, `coupling` and `sampling_network`, as `FlowMatching` does, and a data module
+    of `kinetic.data`. It calls the network once for each of at most 2 `images`, under times and noise that are the
+    same in every validation. Writes balance.parquet and balance.json into the trainer's `default_root_dir`, and
+    balance/* to its loggers. Rows of balance.parquet: over bins of t; with t null, over all times; with a label, of
+    that class alone. Where the identity does not hold (guidance, shaped sampling), one line says so.
+
+    Args:
+        images: of either kind at most.
+        bins: of t in [0, 1].
+    """
+
+    def __init__(self, *, images: int = 256, bins: int = 10) -> None:
+        if images < 8:
+            raise KineticError(f"images must be at least 8, got {images}")
+        if not 1 <= bins <= 100:
+            raise KineticError(f"bins must lie in 1 to 100, got {bins}")
+        self.images, self.bins = images, bins
+        self.history = ExcessHistory()
+        self.balance: Balance | None = None  # of the last validation
+        self._file: StepTable | None = None
+        self._off = False
+
+    @property
+    def state_key(self) -> str:
+        """Different settings, different state."""
+        return self._generate_state_key(images=self.images, bins=self.bins)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The excess of all validations so far; the onset follows from it."""
+        return {"history": self.history.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the validations so far."""
+        self.history.restore(state_dict["history"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Try anew."""
+        self._off = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the table, without the rows of steps that are trained again, and set balance.json right."""
+        if trainer.global_step == 0:
+            self.history = ExcessHistory()
+        if trainer.is_global_zero:
+            attempt(trainer, "reading the energy balance so far", lambda: self._open(trainer))
+
+    def _open(self, trainer: Trainer) -> None:
+        folder, known = Path(trainer.default_root_dir), bool(self.history.validations)
+        self._file = open_table(trainer, folder / "balance.parquet", columns=COLUMNS, expected=known)
+        if (folder / "balance.json").is_file():
+            self.history.write(folder)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew, whatever became of the last validation."""
+        collector_of(trainer).reset()
+        self.balance = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch of trajectories."""
+        if monitoring(trainer) and not self._off:
+            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Balance, log and write (all processes call this)."""
+        if not monitoring(trainer) or self._off:
+            return
+        table = validation_table(trainer, pl_module, "energy balance")
+        if table is None or not table.finite.any():
+            return
+        found, trouble = None, None
+        try:
+            rows = self._rows(trainer, pl_module)
+        except Exception as error:
+            rows, trouble = {}, reason(error)
+        gathered = gather((rows, trouble))
+        troubles = [theirs for _, theirs in gathered if theirs]
+        try:
+            if not troubles:
+                found = self._balance(pl_module, table, [theirs for theirs, _ in gathered])
+        except KineticError as error:
+            troubles = [reason(error)]
+        if found is None:
+            self._off = True
+            say(trainer, f"energy balance: not measured, {troubles[0]}; training and energies go on")
+            return
+        self.balance = found
+        log_numbers(trainer, pl_module, figures(found))
+        if fitting(trainer):
+            self._record(trainer, found)
+
+    def _rows(self, trainer: Trainer, module: LightningModule) -> dict[bool, Any]:
+        """This process's share of the rows of held-out (True) and of training images (False)."""
+        data, network = getattr(trainer, "datamodule", None), getattr(module, "sampling_network", None)
+        path, sampler = getattr(module, "path", None), getattr(module, "sampler", None)
+        if network is None or path is None or sampler is None or not hasattr(data, "labelled"):
+            raise KineticError("the module has no path, sampler and sampling_network, or the data is not Kinetic's")
+        why = refusal(sampler)
+        if why is not None:
+            raise KineticError(why)
+        counts = {True: min(self.images, data.num_held_out), False: min(self.images, data.num_training)}
+        if counts[True] < 8:
+            raise KineticError("it needs at least 8 held-out images (data.num_val)")
+        pairing = assignment if getattr(module, "coupling", "independent") == "ot" else None
+        chunk = data.batch_size if pairing is not None else 128
+        rank, world = trainer.global_rank, trainer.world_size
+        return {
+            held: image_terms(
+                Field.of(network),
+                data.labelled(held_out=held, limit=counts[held], chunk=chunk, rank=rank, world=world),
+                count=counts[held],
+                path=path,
+                pairing=pairing,
+                device=module.device,
+                precision=getattr(getattr(module, "samples", None), "precision", "32"),
+            )
+            for held in (True, False)
+        }
+
+    def _balance(self, module: LightningModule, table: SampleTable, gathered: list[dict[bool, Any]]) -> Balance:
+        independent = getattr(module, "coupling", "independent") == "independent"
+        held, train = (Images.of([rows[kind] for rows in gathered], independent=independent) for kind in (True, False))
+        keep = table.finite
+        spent = Spent.drawn(
+            table.seeds[keep],
+            tuple(module.sample_shape),  # type: ignore[arg-type]
+            energy=table.columns["energy"][keep],
+            times=table.times,
+            power=table.power[:, keep],
+            labels=table.labels[keep],
+        )
+        return energy_balance(spent, held, train, bins=self.bins)
+
+    def _record(self, trainer: Trainer, found: Balance) -> None:
+        earlier = self.history.onset
+        self.history.add(Excess(trainer.global_step, found.excess, found.excess_low, found.excess_high))
+        attempt(trainer, "writing the energy balance", lambda: self._write(trainer, found))
+        attempt(trainer, "writing balance.json", lambda: self.history.write(Path(trainer.default_root_dir)))
+        onset = self.history.onset
+        if onset is not None and earlier is None:
+            say(trainer, onset_line(onset))
+
+    def _write(self, trainer: Trainer, found: Balance) -> None:
+        if self._file is None:
+            self._open(trainer)
+        assert self._file is not None
+        self._file.write(trainer.global_step, table_rows(found, trainer.current_epoch))
+        say_trouble(trainer, self._file)
+
+
+def figures(found: Balance) -> dict[str, float]:
+    """What is logged of a validation."""
+    values = {name: getattr(found, name) for name in LOGGED}
+    return {f"balance/{name}": math.nan if value is None else value for name, value in values.items()}
+
+
+def table_rows(found: Balance, epoch: int) -> dict[str, Any]:
+    """Columns of balance.parquet: over t, over all times (t null), and of each class."""
+    rows = [{"label": None, "t": None, **_numbers(found)}]
+    rows += [{"label": label, "t": None, **_numbers(one)} for label, one in found.classes.items()]
+    for place in range(len(found.profile["t"])):
+        rows.append({"label": None, **{name: float(values[place]) for name, values in found.profile.items()}})
+    columns = {name: [row.get(name) for row in rows] for name in ("label", "t", *NUMBERS)}
+    return {"epoch": [epoch] * len(rows), **columns}
+
+
+def _numbers(found: Balance) -> dict[str, float | None]:
+    return {name: getattr(found, name, None) for name in NUMBERS}

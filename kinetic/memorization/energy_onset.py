@@ -1,0 +1,69 @@
+"""When a model begins to spend more than held-out images bear out: the onset of memorisation by energy alone."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kinetic.store.files import write_text
+
+
+@dataclass(frozen=True)
+class Excess:
+    """The excess of one validation with its 95 % interval, in the unit of energy."""
+
+    step: int
+    value: float
+    low: float
+    high: float
+
+
+def find_energy_onset(history: Iterable[Excess]) -> Excess | None:
+    """Find the first validation whose interval lies above 0, as do those of all that follow it; None without any."""
+    found: Excess | None = None
+    for one in sorted(history, key=lambda excess: excess.step):
+        if not math.isfinite(one.low) or one.low <= 0:
+            found = None
+        elif found is None:
+            found = one
+    return found
+
+
+class ExcessHistory:
+    """The excess of every validation so far, and what follows from it."""
+
+    def __init__(self) -> None:
+        self.validations: dict[int, Excess] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Plain types for a checkpoint."""
+        return {"validations": [asdict(one) for one in self.validations.values()]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.validations = {int(one["step"]): Excess(**one) for one in state["validations"]}
+
+    def add(self, excess: Excess) -> None:
+        """Add a validation; one of the same step is replaced."""
+        self.validations[excess.step] = excess
+
+    @property
+    def onset(self) -> Excess | None:
+        """The onset as far as is known."""
+        return find_energy_onset(self.validations.values())
+
+    def write(self, folder: Path) -> None:
+        """Write balance.json; its step is null as long as there is no onset."""
+        onset = self.onset
+        found = {"step": None, "value": None, "low": None, "high": None} if onset is None else asdict(onset)
+        write_text(folder / "balance.json", json.dumps(found, indent=2) + "\n")
+
+
+def onset_line(onset: Excess) -> str:
+    """One line on the onset."""
+    return (
+        f"Energy beyond what held-out images bear out: {onset.value:.3g} ({onset.low:.3g} to {onset.high:.3g}) at step "
+        f"{onset.step}; the model begins to memorise if this stays"
+    )
