@@ -301,6 +301,8 @@ def faults(plan: dict[str, Any], processes: int, ended: Ended) -> list[str]:
         found.append(f"{len(ended.stderr)} lines on stderr: {' / '.join(ended.stderr)[:400]}")
     if ended.stderr and ended.status == 0:
         found.append("exit status 0")
+    if not killed and ended.status not in (0, 130, 143):
+        found.append(f"exit status {ended.status}")
     return found
 
 
