@@ -4,6 +4,7 @@ It tells its own events in the file KILL_LOG, one line of JSON each: that it sta
 rename, the signals. KILL_PLAN, JSON too, says when a signal comes and who gets it. Nothing of Kinetic knows of this.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -87,7 +88,8 @@ class Killer:
         whom = {"main": [0], "other": [1], "all": sorted(ranks, reverse=True)}[plan["whom"]]
         for _ in range(plan.get("times", 1)):
             for rank in whom:
-                os.kill(ranks[rank], plan["signal"])
+                with contextlib.suppress(ProcessLookupError):  # it has done its part already
+                    os.kill(ranks[rank], plan["signal"])
         if plan["whom"] == "other" and plan["signal"] == signal.SIGKILL:
             time.sleep(0.05)
 
