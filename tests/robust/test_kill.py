@@ -35,7 +35,7 @@ def test_run_killed_before_its_first_checkpoint_and_at_half_written_ones_ends_as
         1,
         at(signal.SIGKILL, LAST, 1, "half"),
         at(signal.SIGKILL, "checkpoints/best.ckpt", 1, "half"),
-        at(signal.SIGKILL, LAST, 4, "after"),  # step 14 is the last one: training does not start again
+        at(signal.SIGKILL, LAST, 6, "after"),  # of the last step: training does not start again
     )
 
 
