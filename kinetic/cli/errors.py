@@ -50,7 +50,7 @@ def _told(error: BaseException) -> int:
 
 def _status_and_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Interrupted):
-        return 130, one_line(str(error))
+        return 128 + error.number, one_line(str(error))
     if isinstance(error, STOPPED):
         return (130 if isinstance(error, KeyboardInterrupt) else 143), one_line(
             str(error.args[0])
