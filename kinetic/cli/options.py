@@ -2,6 +2,8 @@
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -103,4 +105,17 @@ def presets(text: str) -> list[str]:
 
 def devices_of(text: str) -> int | str:
     """Read a number of devices, or auto."""
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < 10 else text
+
+
+@contextmanager
+def naming(parser: jsonargparse.ArgumentParser) -> Iterator[None]:
+    """Let a complaint that begins with the name of an option begin with the option as it is typed."""
+    try:
+        yield
+    except KineticError as error:
+        text = str(error).removeprefix("KTS ")
+        named = re.match(r"\w+", text)
+        option = f"--{named[0].replace('_', '-')}" if named else ""
+        known = option in {name for action in parser._actions for name in action.option_strings}
+        raise KineticError(f"{option}{text[named.end() :]}" if known and named else str(error)) from None

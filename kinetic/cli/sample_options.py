@@ -9,6 +9,7 @@ import torch
 from kinetic.cli.options import (
     add_shaping,
     add_solver,
+    naming,
     parsed,
     presets,
     shaping_of,
@@ -17,7 +18,7 @@ from kinetic.cli.options import (
 )
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
-from kinetic.flow.seeds import Labels, seed_range
+from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
 from kinetic.flow.shaping import PRESETS
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
@@ -29,6 +30,8 @@ EXAMPLES = """examples:
   sample.py --kts balanced --index 12                 one of them again, with its energy curve
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
   sample.py --empirical                               follow the training set itself, without a network"""
+
+DIGITS = 10  # of the number of a class
 
 # Options that contradict one another.
 APART = (
@@ -56,6 +59,10 @@ def parse(args: list[str]) -> Any:
         if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
             raise KineticError(f"--{one} and --{other} do not go together; leave one out")
     options.formats = formats(options.format)
+    if options.index is not None and not 0 <= options.index <= LAST:
+        raise KineticError(f"--index is a seed of 0 to {LAST:,}, got {options.index!s:.40}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise KineticError(f"--batch-size must be at least 1, got {options.batch_size!s:.40}")
     return options
 
 
@@ -130,10 +137,7 @@ def seeds_of(options: Any) -> list[int]:
     """Read which seeds to draw."""
     if options.seeds is not None:
         return seed_range(options.seeds)
-    num = 64 if options.num is None else options.num
-    if num < 1:
-        raise KineticError(f"--num must be at least 1, got {num}")
-    return list(range(num))
+    return list(range(check_count(64 if options.num is None else options.num, "--num")))
 
 
 def labels_of(options: Any) -> Labels:
@@ -141,8 +145,9 @@ def labels_of(options: Any) -> Labels:
     if options.labels in (None, "balanced"):
         return "balanced"
     parts = [part.strip() for part in options.labels.split(",")]
-    if not all(part.removeprefix("-").isdecimal() for part in parts):
-        raise KineticError(f"cannot read labels {options.labels!r}; write a class, several such as 0,3,7, or balanced")
+    if not all(part.removeprefix("-").isdecimal() and len(part) < DIGITS for part in parts):
+        wanted = "write a class, several such as 0,3,7, or balanced"
+        raise KineticError(f"--labels: cannot read labels {options.labels!r:.80}; {wanted}")
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
@@ -150,7 +155,8 @@ def samplers_of(options: Any, single: str) -> dict[str, Sampler]:
     """The settings to draw under: one, called `single`, or those that are compared."""
     names = {single: None} if options.compare is None else {name: name for name in presets(options.compare)}
     how = solver_settings(options) | {"guidance": options.guidance}
-    return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
+    with naming(parser()):
+        return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
 
 
 def trusted(options: Any) -> Trust:

@@ -3,7 +3,6 @@
 import datetime
 import inspect
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +22,9 @@ from torch import nn
 import kinetic.nn
 from kinetic.errors import KineticError
 from kinetic.store.plain import check_yaml, read_yaml
+from kinetic.training.lightning import most_devices
 from kinetic.training.weights_and_biases import WandbMode
 from kinetic.trust import Trust
-
-MOST_DEVICES = 1024
-PROCESSES_PER_CORE = 4  # of a training without accelerators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,9 +242,7 @@ RANGES: tuple[tuple[str, float, float, Any], ...] = (
 
 
 def _check_devices(devices: Any, accelerator: Any) -> None:
-    most = MOST_DEVICES
-    if accelerator == "cpu" or (accelerator in (None, "auto") and not torch.cuda.is_available()):
-        most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    most = most_devices(accelerator)
     if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d{1,9}|\d+(,\d+)+", devices):
         raise KineticError(f"--trainer.devices takes a number, a list such as 0,1, or auto, got {devices[:80]!r}")
     wanted = int(devices) if isinstance(devices, str) and re.fullmatch(r"-?\d{1,9}", devices) else devices
