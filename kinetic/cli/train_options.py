@@ -50,6 +50,8 @@ class RunSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise KineticError(f"--run.root {self.root!r} is no folder: pass one, such as runs")
         for name, value in (("checkpoint_every", self.checkpoint_every), ("keep_every", self.keep_every)):
             if value is not None and value < 1:
                 raise KineticError(f"--run.{name} must be at least 1, got {value}")
@@ -191,6 +193,12 @@ def check_config(path: Path) -> None:
 GROUPS = ("seed_everything", "run", "network", "optimizer", "scheduler", "model", "data", "trainer")
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that numpy does not take."""
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise KineticError(f"--seed_everything must be 0 to {2**32 - 1:,}, got {seed!s:.40}")
+
+
 def check_trainer(options: Any) -> None:
     """Refuse options of the trainer that cannot work, or that Kinetic would not obey."""
     for name, default, reason in REFUSED:
@@ -211,6 +219,11 @@ def check_trainer(options: Any) -> None:
     interval = options.get("val_check_interval")
     if interval is not None and not isinstance(interval, str | dict | datetime.timedelta) and interval <= 0:
         raise KineticError(f"--trainer.val_check_interval must be greater than 0, got {interval}")
+    time, profiler = options.get("max_time"), options.get("profiler")
+    if isinstance(time, str) and not re.fullmatch(r"\d+(:\d+){3}", time.strip()):
+        raise KineticError(f"--trainer.max_time is written as days:hours:minutes:seconds, got {time!r:.80}")
+    if isinstance(profiler, str) and profiler not in PROFILERS:
+        raise KineticError(f"--trainer.profiler takes one of {', '.join(PROFILERS)}, got {profiler!r:.80}")
     _check_devices(options.get("devices"), options.get("accelerator"))
 
 
@@ -223,6 +236,7 @@ REFUSED = (
     ("barebones", False, "a run measures, logs and saves"),
     ("fast_dev_run", False, "--dry-run builds everything and tells the cost, --trainer.max_steps 2 tries a run"),
 )
+PROFILERS = ("simple", "advanced", "pytorch", "xla")
 # name, least, most, and the value that means "no limit"
 RANGES: tuple[tuple[str, float, float, Any], ...] = (
     ("max_steps", 1, 10**12, -1),

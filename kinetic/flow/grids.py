@@ -26,7 +26,7 @@ def time_grid(
     if not isinstance(grid, str):
         return _listed(grid, start, end)
     if grid not in GRIDS:
-        raise KineticError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)}, or give a list of times")
+        raise KineticError(f"unknown grid {grid!r:.80}; choose from {', '.join(GRIDS)}, or give a list of times")
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
         raise KineticError(f"steps must be a whole number of 1 to {MOST_STEPS:,}, got {steps!s:.40}")
     shares = [i / steps for i in range(steps + 1)]

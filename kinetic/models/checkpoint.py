@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kinetic.build import ClassConfig, build
@@ -108,13 +108,19 @@ def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> No
     """Raise a one-line ValueError unless `weights` has the names and shapes of `net`'s state."""
     own = net.state_dict()
     missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    differing = [n for n in own if n in weights and own[n].shape != weights[n].shape]
+    differing = [n for n in own if n in weights and not _alike(own[n], weights[n])]
     if missing or unexpected or differing:
         first = (missing or unexpected or differing)[0]
         raise KineticError(
             f"{source} is of another architecture: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
-            f"{len(differing)} of another shape, the first {first!r}; use the configuration of its own run"
+            f"{len(differing)} of another shape or kind, the first {first!r}; use the configuration of its own run"
         )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape, and both hold floats or both something else."""
+    floats = one.is_floating_point() == other.is_floating_point() and one.is_complex() == other.is_complex()
+    return one.shape == other.shape and floats
 
 
 def load_network(

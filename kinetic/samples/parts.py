@@ -77,14 +77,14 @@ def read_part(path: Path) -> Part:
         raise KineticError(f"{path} is damaged ({reason}); remove it and run the same command again") from None
 
 
-def _arrays(path: Path, *names: str) -> dict[str, Array]:
-    """Read arrays of a file of parts, all unless `names` are given; ValueError where it claims more than it holds."""
+def _arrays(path: Path) -> dict[str, Array]:
+    """Read the arrays of a file; ValueError where it claims more than it holds."""
     with zipfile.ZipFile(path) as archive:
         size = path.stat().st_size
         members = {part.filename.removesuffix(".npy"): part for part in archive.infolist()}
         if sum(part.file_size for part in members.values()) > size or any(p.compress_type for p in members.values()):
             raise ValueError(f"it claims to hold more than its {size:,} bytes")
-        return {name: _array(archive.read(members[name])) for name in names or members}
+        return {name: _array(archive.read(members[name])) for name in members}
 
 
 def _array(data: bytes) -> Array:
@@ -142,8 +142,8 @@ def _kinds(text: str) -> dict[str, list[Any]]:
 
 
 def holds(path: Path, seeds: Sequence[int]) -> bool:
-    """Whether a part exists that holds exactly these seeds."""
+    """Whether a part exists that is whole and holds exactly these seeds; one that is damaged is drawn again."""
     try:
-        return bool(np.array_equal(_arrays(path, "seeds")["seeds"], np.asarray(seeds)))
-    except Exception:  # whatever a damaged file leads to: it is drawn again
+        return bool(np.array_equal(read_part(path).table.seeds, np.asarray(seeds)))
+    except (KineticError, FileNotFoundError):
         return False

@@ -14,6 +14,9 @@ import yaml
 
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
+from kinetic.errors import KineticError
+from kinetic.report import sources
+from kinetic.samples.parts import read_part
 from tests.conftest import TINY, merged
 from tests.robust.commands import (
     BOMB,
@@ -37,6 +40,7 @@ from tests.robust.commands import (
     zipped,
 )
 from tests.robust.makers import many, png, tar
+from tests.robust.test_data import png_header
 
 CPU = ["--accelerator", "cpu"]
 Row = tuple[Make, str | list[str], str]  # what is made, the command line, and words of the one line
@@ -146,7 +150,7 @@ TRAINING: dict[str, Row] = {
             "--trainer.log_every_n_steps 1e30": "--trainer.log_every_n_steps",
             "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be 1",
             "--trainer.gradient_clip_val -1": "--trainer.gradient_clip_val must be 0 or more",
-            "--trainer.gradient_clip_val nan": "--trainer.gradient_clip_val must be 0 or more",
+            "--trainer.gradient_clip_val .nan": "--trainer.gradient_clip_val must be 0 or more",
             "--trainer.num_nodes 0": "--trainer.num_nodes must be 1",
             "--trainer.limit_val_batches 1.5": "--trainer.limit_val_batches",
             "--trainer.limit_train_batches -1": "--trainer.limit_train_batches must be 0",
@@ -158,14 +162,15 @@ TRAINING: dict[str, Row] = {
             "--trainer.check_val_every_n_epoch 0": "--trainer.check_val_every_n_epoch must be 1",
             "--trainer.num_sanity_val_steps -2": "--trainer.num_sanity_val_steps must be 0",
             "--trainer.devices 0": "--trainer.devices must be 1",
-            "--trainer.devices 1000000000": "--trainer.devices must be 1",
+            "--trainer.devices 100000000": "--trainer.devices must be 1",
+            "--trainer.devices 99999999999999999999": "--trainer.devices",
             "--trainer.devices -7": "--trainer.devices must be 1",
             "--trainer.devices none": "--trainer.devices takes a number",
             "--trainer.accelerator abacus": "abacus",
             "--trainer.strategy fast": "fast",
             "--trainer.precision 7": "--trainer.precision",
-            "--trainer.max_time soon": "max_time",
-            "--trainer.profiler slow": "slow",
+            "--trainer.max_time soon": "--trainer.max_time is written as",
+            "--trainer.profiler slow": "--trainer.profiler takes one of",
             "--trainer.callbacks.class_path os.system": "os.system",
         }.items()
     },
@@ -174,17 +179,18 @@ TRAINING: dict[str, Row] = {
         f"{options}": line(TRAIN + options, words)
         for options, words in {
             "--optimizer.init_args.lr -1": "nvalid learning rate",
-            "--optimizer.init_args.lr inf": "learning rate must be a finite number",
-            "--optimizer.init_args.lr nan": "earning rate",
+            "--optimizer.init_args.lr .inf": "learning rate must be a finite number",
+            "--optimizer.init_args.lr .nan": "earning rate",
+            "--optimizer.init_args.lr nan": "--optimizer.init_args.lr takes a number, got 'nan'",
             "--optimizer.init_args.lr fast": "--optimizer.init_args.lr takes a number",
             "--optimizer.init_args.betas [2,2]": "nvalid beta",
             "--optimizer.init_args.weight_decay -1": "weight_decay",
-            "--optimizer.class_path torch.optim.Nosuch": "torch.optim.Nosuch",
+            "--optimizer.class_path torch.optim.Nosuch": "torch.optim has no class Nosuch",
             "--optimizer.class_path os.system": "os.system",
             "--optimizer.class_path subprocess.Popen": "subprocess.Popen",
             "--scheduler.class_path torch.optim.lr_scheduler.ReduceLROnPlateau": "ReduceLROnPlateau",
             "--scheduler.class_path torch.optim.lr_scheduler.LambdaLR": "lr_lambda",
-            "--scheduler.init_args.T_max 0": "T_max",
+            "--scheduler.init_args.T_max 0": "the schedule: integer modulo by zero",
             "--scheduler.init_args.T_max x": "T_max",
             "--model.warmup_steps -1": "warmup_steps",
             "--model.warmup_steps 1.5": "--model.warmup_steps takes a whole number",
@@ -196,13 +202,13 @@ TRAINING: dict[str, Row] = {
             "--model.samples.first_seed -1": "samples.first_seed must be 0",
             "--model.samples.first_seed 99999999999999999999": "samples.first_seed must be 0",
             "--model.samples.batch_size 0": "samples.batch_size must be at least 1",
-            "--model.samples.labels 3": "unconditional",
+            "--model.samples.num 2 --model.samples.labels 3": "unconditional",
             "--model.samples.measures [os.system]": "os.system",
             "--model.sampler.steps 0": "steps must be a whole number of 1 to 100,000, got 0",
             "--model.sampler.steps 1000000000": "steps must be a whole number of 1 to 100,000",
             "--model.sampler.method rk99": "unknown method 'rk99'",
             "--model.sampler.rtol 0": "rtol must be above 0",
-            "--model.sampler.guidance nan": "guidance must be a finite number",
+            "--model.sampler.guidance .nan": "guidance must be a finite number",
             "--model.sampler.kts.alpha -1": "alpha must be a finite number of at least 0",
             "--model.sampler.kts.tau 1": "tau must lie strictly between 0 and 1",
             "--network.class_path kinetic.nn.UNett": "UNett",
@@ -211,7 +217,7 @@ TRAINING: dict[str, Row] = {
             "--network.init_args.model_chanels 8": "did you mean model_channels?",
             "--network.init_args.model_channels 0": "model_channels",
             "--network.init_args.model_channels -8": "model_channels",
-            "--network.init_args.model_channels 7": "7",
+            "--network.init_args.model_channels 7": "does not divide the 14 channels",
             "--network.init_args.num_head_channels 0": "num_head_channels",
             "--network.init_args.num_head_channels 3": "3",
             "--network.init_args.dropout 2": "dropout must be at least 0 and below 1",
@@ -228,7 +234,7 @@ TRAINING: dict[str, Row] = {
             "--data.init_args.batch_size 0": "batch_size",
             "--data.init_args.num_train 5000": "1297",
             "--data.init_args.num_workers -1": "num_workers",
-            "--seed_everything -1": "seed",
+            "--seed_everything -1": "--seed_everything must be 0 to 4,294,967,295, got -1",
             "--seed_everything 99999999999999999999": "seed",
             "--seed_everything x": "seed_everything",
         }.items()
@@ -237,7 +243,7 @@ TRAINING: dict[str, Row] = {
     "config missing": line("train --config nosuch.yaml", "is no file and no shipped configuration; those are"),
     "config a folder": line("train --config runs", "is no file and no shipped configuration"),
     "config a fifo": line("train --config fifo", "fifo", make=lambda: os.mkfifo("fifo")),
-    "config a name without end": (nothing, ["train", "--config", "x" * 5000], "--config"),
+    "config a name without end": (nothing, ["train", "--config", "x" * 5000], "File name too long"),
     "config twice, one bad": line(TRAIN + "--config nosuch.yaml", "nosuch.yaml"),
     "config binary": own_config(bytes(range(256)), "bad.yaml cannot be read"),
     "config of zeros": own_config(bytes(100), "bad.yaml cannot be read"),
@@ -252,7 +258,9 @@ TRAINING: dict[str, Row] = {
     "config of 5 MB": own_config("# " + "x" * 5 * 2**20, "bytes"),
     "config that calls": own_config(f"trainer: !!python/object/apply:os.system ['touch {CANARY}']", "bad.yaml"),
     "config of a tag": own_config("trainer: !what {}", "bad.yaml"),
-    "config of duplicate keys": own_config("trainer: {max_steps: 3}\ntrainer: {max_steps: 4}", "trainer"),
+    "config of duplicate keys": own_config(
+        "trainer: {max_steps: 3}\ntrainer: {max_steps: 4}", "it has 'trainer' twice"
+    ),
     "config of an unknown group": own_config("trainr: {}", "has the unknown group 'trainr'; the groups are"),
     "config of a group of text": own_config("trainer: fast", "trainer should be options with values, and is 'fast'"),
     "config of a number for a key": own_config("1: {}", "has the unknown group 1"),
@@ -287,7 +295,7 @@ TRAINING: dict[str, Row] = {
                 config(trainer={"callbacks": [{"class_path": "lightning.pytorch.callbacks.LambdaCallback"}]}),
                 "lightning",
             ),
-            "of a command": (config(data=SHARDS), "--resume"),
+            "of a command": (config(data=SHARDS), "comes from a saved configuration and is not opened"),
             "of a plugin": (config(trainer={"plugins": [FOREIGN]}), "os.system"),
             "of a strategy": (config(trainer={"strategy": FOREIGN}), "os.system"),
             "of a profiler": (config(trainer={"profiler": FOREIGN}), "os.system"),
@@ -366,18 +374,19 @@ SAMPLING: dict[str, Row] = {
             "--index -1": "--index",
             "--index 99999999999999999999": "--index is a seed of 0 to",
             "--index x": "--index",
-            "--guidance nan": "--guidance must be a finite number, got nan",
-            "--guidance inf": "--guidance must be a finite number, got inf",
+            "--guidance .nan": "--guidance must be a finite number, got nan",
+            "--guidance .inf": "--guidance must be a finite number, got inf",
             "--guidance 2": "--guidance 2 needs a network with classes",
             "--guidance much": "--guidance takes a number, got 'much'",
             "--kts blanced": "unknown KTS preset 'blanced'; choose from off, balanced, launch, landing",
-            "--alpha nan": "--alpha must be a finite number of at least 0",
+            "--alpha nan": "--alpha takes a number, got 'nan'",
+            "--alpha .nan": "--alpha must be a finite number of at least 0",
             "--alpha -1": "--alpha must be a finite number of at least 0",
-            "--alpha inf": "--alpha must be a finite number of at least 0",
+            "--alpha .inf": "--alpha must be a finite number of at least 0",
             "--beta 5": "--beta=5 would reverse the motion",
             "--beta -1": "--beta must be",
             "--tau 0": "--tau must lie strictly between 0 and 1",
-            "--tau nan": "--tau must lie strictly between 0 and 1",
+            "--tau .nan": "--tau must lie strictly between 0 and 1",
             "--k 0": "--k must lie above 0",
             "--k 1e9": "--k must lie above 0",
             "--launch-form cubic": "unknown KTS launch form 'cubic'",
@@ -385,7 +394,7 @@ SAMPLING: dict[str, Row] = {
             "--method eular": "unknown method 'eular'",
             "--sampler euler": "--sampler",
             "--rtol 0": "--rtol must be above 0",
-            "--rtol nan": "--rtol must be above 0",
+            "--rtol .nan": "--rtol must be above 0",
             "--atol -1": "--atol must be above 0",
             "--grid log": "unknown grid 'log'",
             "--grid 0,x,1": "cannot read the grid",
@@ -482,11 +491,14 @@ SAMPLING: dict[str, Row] = {
     "bare weights": spoilt(pickled({"w": torch.zeros(3)}), "was not written by train.py"),
     "weights that are numbers": spoilt(weight(5), "should be a tensor, and is 5"),
     "weights of another shape": spoilt(weight(torch.zeros(2, 2)), "1 of another shape"),
-    "weights of whole numbers": spoilt(weight(torch.zeros(1, 8, 3, 3, dtype=torch.int64)), "weight"),
-    "weights that are complex": spoilt(weight(torch.zeros(1, 8, 3, 3, dtype=torch.complex64)), "weight"),
+    "weights of whole numbers": spoilt(
+        weight(torch.zeros(1, 8, 3, 3, dtype=torch.int64)), "1 of another shape or kind"
+    ),
+    "weights that are complex": spoilt(
+        weight(torch.zeros(1, 8, 3, 3, dtype=torch.complex64)), "1 of another shape or kind"
+    ),
     "weights that are sparse": spoilt(weight(torch.zeros(1, 8, 3, 3).to_sparse()), "damaged"),
     "weights that are stretched": spoilt(weight(torch.zeros(1).expand(10**12)), "larger than what is stored"),
-    "weights that are NaN": spoilt(weight(torch.full((1, 8, 3, 3), torch.nan)), "NaN"),
     "weights by number": spoilt(state(lambda s: s["state_dict"].update({5: torch.zeros(1)})), "tensors by name"),
     "weights missing": spoilt(state(lambda s: s["state_dict"].popitem()), "another architecture"),
     "weights as a list": spoilt(state(lambda s: s.update(state_dict=[1])), "state_dict should be tensors by name"),
@@ -520,7 +532,7 @@ SAMPLING: dict[str, Row] = {
     "arguments by number": spoilt(state(lambda s: s["hyper_parameters"]["network"]["init_args"].update({5: 1})), ""),
     "a huge network": spoilt(network(model_channels=2**24), "architecture"),
     "a deep network": spoilt(network(num_res_blocks=10**9), "architecture"),
-    "a network of many levels": spoilt(network(channel_mult=[1] * 10**6), "channel_mult"),
+    "a network of many levels": spoilt(network(channel_mult=[1] * 10**6), "values without end"),
     "a network of text": spoilt(network(model_channels="8"), "model_channels"),
     "a network of no heads": spoilt(network(num_head_channels=0), "num_head_channels"),
     "a network of no channels": spoilt(network(model_channels=0), "model_channels"),
@@ -571,16 +583,6 @@ SAMPLING: dict[str, Row] = {
     "record of no batch": again(config(Path("out/sample.yaml"), batch_size=0), "its batch_size is 0"),
     "record of settings of text": again(config(Path("out/sample.yaml"), settings="x"), "its settings is 'x'"),
     "record of other settings": again(config(Path("out/sample.yaml"), settings={"x": 1}), "samples of other settings"),
-    "part of a column of text": again(part(energy=["a"] * 4), "a column is no numbers"),
-    "part of a short column": again(part(energy=[1.0]), "its columns differ in length"),
-    "part without samples": again(part(x=None), "000000.npz is damaged"),
-    "part of a huge array": again(part(x=huge_array()), "000000.npz is damaged"),
-    "part of objects": again(part(energy=np.array([Touch()] * 4, dtype=object)), "000000.npz is damaged"),
-    "part of kinds of numbers": again(part(kinds='{"energy": 5}'), "is not one of units and signs"),
-    "part of kinds of a list": again(part(kinds="[1]"), "000000.npz is damaged"),
-    "part of kinds without depth": again(part(kinds="[" * 10**5), "nested too deep"),
-    "part of kinds that are none": again(part(kinds="x"), "000000.npz is damaged"),
-    "part of other times": again(part(times=[0.0]), "its power is not that of its samples"),
 }
 
 REPORTING: dict[str, Row] = {
@@ -623,7 +625,6 @@ WRITING: dict[str, Row] = {
     "shards of a damaged tar": line(
         "shards tars out2", "cannot decode", make=lambda: tar(Path("tars/a.tar"), many() | {"0001.png": b"x"})
     ),
-    "shards of a command": (nothing, ["shards", PIPE, "out2"], "pipe"),
 }
 TABLE = {
     **{f"train: {name}": row for name, row in TRAINING.items()},
@@ -643,3 +644,159 @@ def test_what_is_bad_is_one_line_and_nothing_is_touched(what: str, here: Path, c
     if args[0] == "sample" and "--accelerator" not in args:
         args += CPU
     assert words in refused(capsys, args)
+
+
+PARTS: dict[str, tuple[Make, str]] = {
+    "of a column of text": (part(energy=["a"] * 4), "a column is no numbers"),
+    "of a short column": (part(energy=[1.0]), "its columns differ in length"),
+    "without samples": (part(x=None), "000000.npz is damaged"),
+    "of a huge array": (part(x=huge_array()), "000000.npz is damaged"),
+    "of objects": (part(energy=np.array([Touch()] * 4, dtype=object)), "000000.npz is damaged"),
+    "of kinds of numbers": (part(kinds='{"energy": 5}'), "is not one of units and signs"),
+    "of kinds of a list": (part(kinds="[1]"), "000000.npz is damaged"),
+    "of kinds without depth": (part(kinds="[" * 10**5), "nested too deep"),
+    "of kinds that are none": (part(kinds="x"), "000000.npz is damaged"),
+    "of other times": (part(times=[0.0]), "its power is not that of its samples"),
+    "cut": (data(lambda b: b[: len(b) // 2], PART), "is damaged"),
+    "of a flipped byte": (data(lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:], PART), "is damaged"),
+    "of text": (text(PART, "x"), "is damaged"),
+    "empty": (text(PART, ""), "is damaged"),
+    "of a pickle": (text(PART, pickle.dumps(Touch())), "is damaged"),
+    "packed": (lambda: zipped({"x.npy": bytes(2**24)}, PART, zipfile.ZIP_DEFLATED), "claims to hold more than its"),
+    "of nothing": (lambda: zipped({}, PART), "is damaged"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", PARTS)
+def test_a_damaged_part_is_told_and_drawn_again(what: str, here: Path) -> None:
+    make, words = PARTS[what]
+    whole = PART.read_bytes()
+    make()
+    with within(), pytest.raises(KineticError) as error:
+        read_part(PART)
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    with within(), pytest.raises(SystemExit) as stop:
+        main(["sample", "--num", "4", "--steps", "2", "--out", "out", *CPU])
+    assert stop.value.code == 0
+    assert PART.read_bytes() == whole
+    assert not list(Path().rglob(f"{CANARY}*"))
+
+
+def parquet(path: Path, **columns: Any) -> Make:
+    return lambda: pq.write_table(pa.table(columns), path)
+
+
+def many_of(path: Path, count: int, **columns: Any) -> Make:
+    return parquet(path, **{name: pa.repeat(value, count) for name, value in columns.items()})
+
+
+KPE, RATIOS = RUN / "kpe.parquet", RUN / "memorization.parquet"
+HTML = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+COMPARED = "setting,n,energy,f_mem,low,high\n"
+# what is spoilt, the folder, and words of its page
+PAGES: dict[str, tuple[Make, str, str]] = {
+    "nothing measured": (lambda: (RUN / "metrics.csv").unlink(), "run", "this run has written no measurements yet"),
+    "a binary metrics.csv": (text(RUN / "metrics.csv", bytes(range(256)) * 9), "run", "metrics.csv has no"),
+    "an empty metrics.csv": (text(RUN / "metrics.csv", ""), "run", "metrics.csv has no rows yet"),
+    "a metrics.csv without steps": (text(RUN / "metrics.csv", "a,b\n1,2\n"), "run", "metrics.csv has no column step"),
+    "a metrics.csv of text": (text(RUN / "metrics.csv", "step,train/loss\nx,y\n"), "run", "holds no losses yet"),
+    "a metrics.csv of infinities": (text(RUN / "metrics.csv", "step,train/loss\ninf,inf\n1e999,nan\n"), "run", "Loss"),
+    "a metrics.csv of a huge cell": (text(RUN / "metrics.csv", f"step,train/loss\n1,{'9' * 200_000}\n"), "run", "Loss"),
+    "a metrics.csv of html": (text(RUN / "metrics.csv", f"step,{HTML}/loss\n1,2\n2,3\n"), "run", "&lt;script&gt;"),
+    "a metrics.csv of mathtext": (text(RUN / "metrics.csv", "step,$\\frac{$/loss\n1,2\n2,3\n"), "run", "frac"),
+    "a kpe.parquet of text": (text(KPE, "x" * 99), "run", "kpe.parquet could not be read"),
+    "an empty kpe.parquet": (text(KPE, ""), "run", "kpe.parquet could not be read"),
+    "a kpe.parquet of other columns": (parquet(KPE, a=[1]), "run", "kpe.parquet has no column step, energy"),
+    "a kpe.parquet of words": (parquet(KPE, step=[1], energy=["x"]), "run", "Left out"),
+    "a kpe.parquet of no rows": (
+        parquet(KPE, step=pa.array([], pa.int64()), energy=pa.array([], pa.float64())),
+        "run",
+        "has no rows yet",
+    ),
+    "a kpe.parquet of NaN": (parquet(KPE, step=[1, 2], energy=[float("nan")] * 2), "run", "No sample has a finite"),
+    "a kpe.parquet of infinity": (parquet(KPE, step=[1, 2], energy=[float("inf"), 1e308]), "run", "Energy"),
+    "a kpe.parquet of no steps": (parquet(KPE, step=pa.array([None, 1]), energy=[1.0, 2.0]), "run", "Left out"),
+    "a kpe.parquet of lists": (parquet(KPE, step=[1], energy=[[1.0]]), "run", "Left out"),
+    "a huge kpe.parquet": (many_of(KPE, 10**6, step=1, energy=1.0), "run", "claims to have 1,000,000 rows"),
+    "a memorization.parquet of words": (
+        parquet(RATIOS, step=["a"], seed=["a"], ratio=["a"], copied=["a"]),
+        "run",
+        "Left out",
+    ),
+    "a huge memorization.parquet": (many_of(RATIOS, 10**6, step=1), "run", "claims to have 1,000,000 rows"),
+    "a deep onset.json": (text(RUN / "onset.json", "[" * 6000), "run", "onset.json could not be read"),
+    "an onset.json of a list": (text(RUN / "onset.json", "[1]"), "run", "onset.json does not hold an object"),
+    "an onset.json of html": (text(RUN / "onset.json", '{"step": 3, "checkpoint": "`<b>"}'), "run", "&lt;b&gt;"),
+    "an onset.json of a huge step": (text(RUN / "onset.json", '{"step": 1e300}'), "run", "Summary"),
+    "an onset.json of lists": (text(RUN / "onset.json", '{"step": [1], "f_mem": {}}'), "run", "Summary"),
+    "a gallery of a huge picture": (
+        text(RUN / "galleries/step_0000099.png", png_header(60_000, 60_000)),
+        "run",
+        "galleries/ holds no pictures",
+    ),
+    "a gallery of text": (text(RUN / "galleries/step_1.png", "x"), "run", "galleries/ holds no pictures"),
+    "a gallery of a folder": (lambda: (RUN / "galleries/step_1.png").mkdir(parents=True), "run", "holds no pictures"),
+    "a config.yaml of html": (text(RUN / "config.yaml", f"a: {HTML}"), "run", "&lt;script&gt;"),
+    "a config.yaml of aliases": (text(RUN / "config.yaml", BOMB), "run", "Settings"),
+    "a binary config.yaml": (text(RUN / "config.yaml", bytes(range(256))), "run", "Settings"),
+    "a config.yaml of odd kinds": (config(trainer={"callbacks": 5}, model={"sampler": [1]}), "run", "Settings"),
+    "an energies.csv of text": (text("out/energies.csv", "x"), "out", "energies.csv has no rows yet"),
+    "an energies.csv of words": (text("out/energies.csv", "seed,energy\nx,y\n"), "out", "did not stay finite"),
+    "an energies.csv of html": (text("out/energies.csv", f"seed,energy\n{HTML},y\n"), "out", "&lt;script&gt;"),
+    "an energies.csv without rows": (text("out/energies.csv", "seed,energy\n"), "out", "energies.csv has no rows yet"),
+    "a deep memorization.json": (text("out/memorization.json", "[" * 9**5), "out", "memorization.json could not be"),
+    "a memorization.json of numbers": (text("out/memorization.json", '{"settings": {"a": 1}}'), "out", "Left out"),
+    "a memorization.json of a list": (text("out/memorization.json", '{"settings": [1]}'), "out", "Left out"),
+    "a signals.csv of text": (text("out/signals.csv", "x"), "out", "signals.csv has no rows yet"),
+    "a grid.png of text": (text("out/grid.png", "x"), "out", "grid.png could not be read"),
+    "a huge grid.png": (text("out/grid.png", png_header(60_000, 60_000)), "out", "grid.png could not be read"),
+    "a cut grid.png": (text("out/grid.png", png()[:50]), "out", "grid.png could not be read"),
+    "a sample.yaml of html": (text("out/sample.yaml", HTML), "out", "&lt;script&gt;"),
+    "an empty sample.yaml": (text("out/sample.yaml", ""), "out", "sample.yaml is empty"),
+    "a compare.csv of mathtext": (
+        text("out/compare.csv", COMPARED + "$\\frac{$,1,1,.5,.1,.9\noff,1,1,.5,.1,.9\n"),
+        "out",
+        "frac",
+    ),
+    "a compare.csv of words": (text("out/compare.csv", COMPARED + "a,b,c,d,e,f\n"), "out", "Settings side by side"),
+    "a compare.csv of html": (text("out/compare.csv", COMPARED + f"{HTML},1,1,.5,.1,.9\n"), "out", "&lt;script&gt;"),
+    "a compare.csv of many rows": (
+        text("out/compare.csv", COMPARED + "a,1,1,.5,.1,.9\n" * 5000),
+        "out",
+        "Settings side by side",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", PAGES)
+def test_a_report_of_damaged_files_says_what_is_left_out(
+    what: str, here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, name, words = PAGES[what]
+    monkeypatch.setattr(sources, "CELLS", 10**5)
+    make()
+    folder = RUN if name == "run" else Path(name)
+    before = {key: value for key, value in listing(Path()).items() if Path(key).name != "report.html"}
+    with within(60), pytest.raises(SystemExit) as stop:
+        main(["report", name])
+    assert stop.value.code == 0
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err + said.out
+    page = (folder / "report.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    assert words in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert {key: value for key, value in listing(Path()).items() if Path(key).name != "report.html"} == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_not_finite_are_told(here: Path, capsys: Any) -> None:
+    weight(torch.full((1, 8, 3, 3), torch.nan))()
+    with within(), pytest.raises(SystemExit) as stop:
+        main(["sample", "--num", "2", "--steps", "2", *CPU])
+    assert stop.value.code == 0
+    assert "2 of 2 samples did not stay finite: seeds 0, 1" in capsys.readouterr().err
