@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
+from kinetic.cli import main
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
 from kinetic.errors import KineticError
@@ -23,6 +26,7 @@ from tests.robust.commands import (
     CANARY,
     DEEP,
     LAST,
+    PART,
     RUN,
     Make,
     Touch,
@@ -30,6 +34,7 @@ from tests.robust.commands import (
     data,
     hparams,
     huge_array,
+    listing,
     network,
     part,
     pickled,
@@ -37,6 +42,7 @@ from tests.robust.commands import (
     state,
     text,
     weight,
+    within,
     zipped,
 )
 from tests.robust.makers import many, png, tar
