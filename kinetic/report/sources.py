@@ -20,6 +20,7 @@ from kinetic.store.plain import parse_json
 
 T = TypeVar("T")
 BYTES, CELLS, PIXELS = 2**30, 5 * 10**8, 10**8  # most of a file, of a table and of a picture
+STEPS = 50_000  # of one table
 Table = dict[str, NDArray[Any]]
 
 
@@ -61,8 +62,11 @@ def _parquet(path: Path) -> pyarrow.Table:
 
 def by_step(table: Table, column: str) -> dict[int, NDArray[Any]]:
     """Split one column by the training step of its rows, in the order of the steps."""
-    steps = table["step"]
-    return {int(step): table[column][steps == step] for step in np.unique(steps)}
+    order = np.argsort(table["step"], kind="stable")
+    steps, starts = np.unique(table["step"][order], return_index=True)
+    if len(steps) > STEPS:
+        raise Unavailable(f"the table has rows of {len(steps):,} steps, at most {STEPS:,} are shown.")
+    return dict(zip(map(int, steps), np.split(table[column][order], starts[1:]), strict=True))
 
 
 def number(cell: Any) -> float:
@@ -73,11 +77,15 @@ def number(cell: Any) -> float:
         return math.nan
 
 
+def _csv(path: Path) -> list[dict[str, str]]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    return [{k: v for k, v in row.items() if k and v is not None} for row in csv.DictReader(io.StringIO(whole))]
+
+
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a CSV file as one dict per row; a last line without its line end was cut short and is left out."""
-    text = reading(path, lambda file: file.read_text(encoding="utf-8", errors="replace"))
-    whole = text[: text.rfind("\n") + 1]
-    rows = [{k: v for k, v in row.items() if k and v is not None} for row in csv.DictReader(io.StringIO(whole))]
+    rows = reading(path, _csv)
     if not rows:
         raise Unavailable(f"{path.name} has no rows yet.")
     missing = [name for name in columns if name not in rows[0]]

@@ -709,7 +709,11 @@ PAGES: dict[str, tuple[Make, str, str]] = {
     "a metrics.csv without steps": (text(RUN / "metrics.csv", "a,b\n1,2\n"), "run", "metrics.csv has no column step"),
     "a metrics.csv of text": (text(RUN / "metrics.csv", "step,train/loss\nx,y\n"), "run", "holds no losses yet"),
     "a metrics.csv of infinities": (text(RUN / "metrics.csv", "step,train/loss\ninf,inf\n1e999,nan\n"), "run", "Loss"),
-    "a metrics.csv of a huge cell": (text(RUN / "metrics.csv", f"step,train/loss\n1,{'9' * 200_000}\n"), "run", "Loss"),
+    "a metrics.csv of a huge cell": (
+        text(RUN / "metrics.csv", f"step,train/loss\n1,{'9' * 200_000}\n"),
+        "run",
+        "metrics.csv could not be read: field",
+    ),
     "a metrics.csv of html": (text(RUN / "metrics.csv", f"step,{HTML}/loss\n1,2\n2,3\n"), "run", "&lt;script&gt;"),
     "a metrics.csv of mathtext": (text(RUN / "metrics.csv", "step,$\\frac{$/loss\n1,2\n2,3\n"), "run", "frac"),
     "a kpe.parquet of text": (text(KPE, "x" * 99), "run", "kpe.parquet could not be read"),
