@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from numpy.typing import NDArray
 from PIL import Image
 
 from kinetic.store.plain import parse_json
+from kinetic.store.tables import read_parquet
 
 T = TypeVar("T")
-BYTES, CELLS, PIXELS = 2**30, 5 * 10**8, 10**8  # most of a file, of a table and of a picture
+BYTES, PIXELS = 2**30, 10**8  # most of a file and of a picture
 STEPS = 50_000  # of one table
 Table = dict[str, NDArray[Any]]
 
@@ -43,21 +42,13 @@ def reading(path: Path, read: Callable[[Path], T]) -> T:
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a parquet file that has at least `columns` and one row, as numpy columns."""
-    table = reading(path, _parquet)
+    table = reading(path, read_parquet)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise Unavailable(f"{path.name} has no column {', '.join(missing)}.")
     if not table.num_rows:
         raise Unavailable(f"{path.name} has no rows yet.")
     return {name: table.column(name).to_numpy() for name in table.column_names}
-
-
-def _parquet(path: Path) -> pyarrow.Table:
-    file = pyarrow.parquet.ParquetFile(path)
-    rows, columns = file.metadata.num_rows, file.metadata.num_columns
-    if not 0 <= rows * max(columns, 1) <= CELLS:
-        raise ValueError(f"it claims to have {rows:,} rows of {columns:,} columns")
-    return file.read()
 
 
 def by_step(table: Table, column: str) -> dict[int, NDArray[Any]]:

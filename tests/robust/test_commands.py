@@ -18,8 +18,8 @@ from kinetic.cli import main
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
 from kinetic.errors import KineticError
-from kinetic.report import sources
 from kinetic.samples.parts import read_part
+from kinetic.store import tables
 from tests.conftest import TINY, merged
 from tests.robust.commands import (
     BOMB,
@@ -786,7 +786,7 @@ def test_a_report_of_damaged_files_says_what_is_left_out(
     what: str, here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, name, words = PAGES[what]
-    monkeypatch.setattr(sources, "CELLS", 10**5)
+    monkeypatch.setattr(tables, "VALUES", 10**5)
     make()
     folder = RUN if name == "run" else Path(name)
     before = {key: value for key, value in listing(Path()).items() if Path(key).name != "report.html"}
