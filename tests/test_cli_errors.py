@@ -2,6 +2,7 @@
 
 import pytest
 
+from kinetic.cli import partners
 from kinetic.cli.errors import guarded
 
 
@@ -22,6 +23,7 @@ def test_any_error_is_one_line(error, status, words, capsys, monkeypatch):
     def command(args):
         raise error
 
+    partners.begin()
     assert guarded(command, []) == status
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
