@@ -95,7 +95,8 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def changed(value: Any, changes: list[tuple[float, str, Any]]) -> Any:
     """Replace, remove, or double entries at places somewhere in a nested value."""
     value = copy.deepcopy(value)
-    for where, what, new in copy.deepcopy(changes):
+    for where, what, shared in changes:
+        new = copy.deepcopy(shared)
         known = places(value)
         if not known:
             break
