@@ -33,7 +33,6 @@ EXAMPLES = """examples:
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
   sample.py --empirical                               follow the training set itself, without a network"""
 
-DIGITS = 10  # of the number of a class
 
 # Options that contradict one another.
 APART = (
