@@ -11,18 +11,18 @@ import argparse
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import killed  # noqa: E402
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["benchmarks.killed"])
 UNET = {
     "image_size": 8,
     "in_channels": 1,
@@ -127,56 +134,50 @@ class Bench:
         root.mkdir(parents=True, exist_ok=True)
         log = root.parent / f"{root.name}-{time.monotonic_ns()}.log"
         log.touch()
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "WANDB_MODE": "disabled"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
         env |= {"KILL_PLAN": json.dumps(plan), "KILL_LOG": str(log), "KILL_ROOT": str(root)}
         for name in ("KINETIC_RUN", "LOCAL_RANK"):
             env.pop(name, None)
         more = ["--trainer.devices", str(processes), *(["--trainer.strategy", "ddp"] if processes > 1 else [])]
-        command = [sys.executable, str(HERE / "killed.py"), "train", *args, *more]
-        command += ["--run.root", root.name, "--trust", "benchmarks"]
-        process = subprocess.Popen(
-            command,
-            cwd=root.parent,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        command = ["train", *args, *more, "--run.root", root.name, "--trust", "benchmarks"]
+        stderr, held = FORKING.Pipe(duplex=False)
+        process = FORKING.Process(target=killed.run, args=(command, env, str(root.parent), processes, held))
+        process.start()
+        held.close()
         sent: list[float] = []
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(process.communicate, timeout=self.timeout)  # ends with the last that holds stderr
+            waiting = pool.submit(_read, stderr.fileno())  # ends with the last process that holds it
             if "seconds" in plan:
                 self._send(process, log, plan, processes, sent)
             try:
-                text = waiting.result()[1]
-            except subprocess.TimeoutExpired:
+                text = waiting.result(timeout=self.timeout)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(_pid(process), signal.SIGKILL)
                 text = f"HANGS: not all processes ended within {self.timeout:.0f} s"
-                os.killpg(process.pid, signal.SIGKILL)
         ended = time.time()
         events = _events(log)
         sent += [event["time"] for event in events if event["what"] == "signal"]
         files = [event["file"] for event in events if event["what"] == "rename"]
         lines = [line for line in text.splitlines() if line.strip() and not any(known in line for known in TOLD)]
-        return Ended(process.wait(), lines, ended - sent[0] if sent else None, files)
+        process.join(self.timeout)
+        return Ended(process.exitcode or 0, lines, ended - sent[0] if sent else None, files)
 
-    def _send(
-        self, process: subprocess.Popen[str], log: Path, plan: dict[str, Any], count: int, sent: list[float]
-    ) -> None:
+    def _send(self, process: BaseProcess, log: Path, plan: dict[str, Any], count: int, sent: list[float]) -> None:
         """Send a signal some seconds after all processes have started to train or, below 0, before that."""
-        while process.poll() is None and not (
+        while process.is_alive() and not (
             plan["seconds"] < 0
             or (any(event["what"] == "rename" for event in _events(log)) and len(_ranks(log)) == count)
         ):
             time.sleep(0.05)
         time.sleep(abs(plan["seconds"]))
-        ranks = {0: process.pid} | _ranks(log)
+        ranks = {0: _pid(process)} | _ranks(log)
         whom = {"main": [0], "other": [1], "all": sorted(ranks, reverse=True)}[plan["whom"]]
-        if process.poll() is None:
+        if process.is_alive():
             sent.append(time.time())
             for rank in whom:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(ranks.get(rank, process.pid), plan["signal"])
+                    os.kill(ranks.get(rank, ranks[0]), plan["signal"])
 
     def undisturbed(self, processes: int, onset: bool) -> tuple[Path, Ended, float]:
         """The run that others are compared with, and how long it trained."""
@@ -198,6 +199,18 @@ class Bench:
         return ["--config", str(path)]
 
 
+def _pid(process: BaseProcess) -> int:
+    assert process.pid is not None
+    return process.pid
+
+
+def _read(descriptor: int) -> str:
+    data = b""
+    while more := os.read(descriptor, 65536):
+        data += more
+    return data.decode(errors="replace")
+
+
 def _events(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
 
@@ -210,22 +223,28 @@ NAMES = {signal.SIGKILL: "KILL", signal.SIGTERM: "TERM", signal.SIGINT: "INT"}
 
 
 def plans(chance: random.Random, processes: int, files: list[str], kills: int) -> list[dict[str, Any]]:
-    """Draw what happens to one run: at which file or at which time it gets which signal, and who does."""
-    counts, found = Counter(files), []
-    for _ in range(kills):
-        number = chance.choices(list(NAMES), [4, 1, 1])[0]
+    """Draw what happens to one run: at which file or at which time it gets which signal, and who does.
+
+    The k-th signal comes in the k-th part of what the run writes, `files`. Processes count files from where they begin,
+    the last checkpoint before the signal that ended the last one.
+    """
+    found: list[dict[str, Any]] = []
+    begins, timed = 0, False
+    for number in range(kills):
+        sent = chance.choices(list(NAMES), [4, 1, 1])[0]
         whom = chance.choice(["main", "other", "all"]) if processes > 1 else "main"
-        plan: dict[str, Any] = {"signal": int(number), "whom": whom}
+        plan: dict[str, Any] = {"signal": int(sent), "whom": whom}
         if chance.random() < 0.75:
-            name = chance.choice([*counts, *["checkpoints/last.ckpt", "metrics.csv"] * 2])
-            count = 1 if not found else chance.randint(1, max(1, min(3, counts[name])))
-            if not found and name not in ("config.yaml", "subset.txt"):
-                count = chance.randint(1, counts[name])
+            part = range(len(files) * number // kills, len(files) * (number + 1) // kills)
+            name = chance.choice([*dict.fromkeys(files[at] for at in part), *["checkpoints/last.ckpt"] * 2])
+            here = chance.choice([at for at in part if files[at] == name] or [part[0]])
+            count = 1 if timed else max(1, files[begins : here + 1].count(name))
             plan |= {"file": name, "count": count, "when": chance.choice(["before", "half", "half", "after"])}
-            if number != signal.SIGKILL and chance.random() < 0.4:
+            if sent != signal.SIGKILL and chance.random() < 0.4:
                 plan["times"] = 2
+            begins = max([at + 1 for at in range(here) if files[at] == "checkpoints/last.ckpt"] or [0])
         else:
-            plan["seconds"] = round(chance.uniform(0.0, 6.0), 2)
+            plan["seconds"], timed = round(chance.uniform(0.0, 3.0), 2), True
         found.append(plan)
     return found
 
@@ -282,6 +301,8 @@ def faults(plan: dict[str, Any], processes: int, ended: Ended) -> list[str]:
         found.append(f"{len(ended.stderr)} lines on stderr: {' / '.join(ended.stderr)[:400]}")
     if ended.stderr and ended.status == 0:
         found.append("exit status 0")
+    if not killed and ended.status not in (0, 130, 143):
+        found.append(f"exit status {ended.status}")
     return found
 
 
@@ -355,9 +376,6 @@ def unlike(a: Any, b: Any, at: str = "") -> Iterator[str]:
 def run_trials(trials: int, seed: int, processes: list[int], folder: Path, *, at_once: int = 2) -> bool:
     """Do them all and print a line each; whether all are equal."""
     bench, begun = Bench(folder), time.monotonic()
-    for count in processes:
-        for onset in (True, False):
-            bench.undisturbed(count, onset)
 
     def one(number: int) -> tuple[str, float]:
         chance = random.Random(f"{seed}/{number}")
@@ -369,8 +387,12 @@ def run_trials(trials: int, seed: int, processes: list[int], folder: Path, *, at
         print(f"{number + 1:3}  {words}; {len(steps)} signals: {line}; {outcome}", flush=True)
         return outcome, longest
 
-    with ThreadPoolExecutor(at_once) as pool:
-        outcomes = list(pool.map(one, range(trials)))
+    outcomes = []
+    for first, count in enumerate(processes):
+        for onset in (True, False):
+            bench.undisturbed(count, onset)
+        with ThreadPoolExecutor(max(1, at_once // count)) as pool:
+            outcomes += pool.map(one, range(first, trials, len(processes)))
     equal = sum(outcome == "equal" for outcome, _ in outcomes)
     seconds = time.monotonic() - begun
     print(f"longest until the last process of a signalled run was gone: {max(s for _, s in outcomes):.1f} s")
@@ -384,7 +406,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", default="1,2", help="how many processes a run has, in turn")
-    parser.add_argument("--at-once", type=int, default=2, help="trials at the same time")
+    parser.add_argument("--at-once", type=int, default=2, help="processes at the same time")
     parser.add_argument("--keep", type=Path, help="folder to keep the runs in")
     options = parser.parse_args()
     processes = [int(count) for count in options.processes.split(",")]

@@ -1,27 +1,30 @@
-"""`kinetic train`, run by kill.py in a process that sends a signal when a file is half written.
-
-    python benchmarks/killed.py train ...
+"""`kinetic train` in a process that kill.py forks off one that has imported all, and that sends a signal at a file.
 
 It tells its own events in the file KILL_LOG, one line of JSON each: that it started, every file that it is about to
 rename, the signals. KILL_PLAN, JSON too, says when a signal comes and who gets it. Nothing of Kinetic knows of this.
 """
 
+import contextlib
 import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import Tensor, nn
 
+import kinetic.cli
+import kinetic.cli.train
+import kinetic.report
 from kinetic.data import Digits
 from kinetic.nn import UNet
-
-RANK = int(os.environ.get("LOCAL_RANK", 0))
 
 
 class Copying(nn.Module):
@@ -54,6 +57,7 @@ class Killer:
 
     def __init__(self, plan: dict[str, Any], log: Path) -> None:
         self.plan, self.log, self.counts = plan, log, dict[str, int]()
+        self.rank = int(os.environ.get("LOCAL_RANK", 0))
         self.rename, self.save = os.replace, torch.save
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
         os.replace, torch.save = self.replace, self.save_checkpoint  # type: ignore[assignment]
@@ -61,7 +65,7 @@ class Killer:
 
     def tell(self, what: str, **more: Any) -> None:
         """Append a line to the log."""
-        line = json.dumps({"what": what, "rank": RANK, "process": os.getpid(), "time": time.time(), **more})
+        line = json.dumps({"what": what, "rank": self.rank, "process": os.getpid(), "time": time.time(), **more})
         with open(self.log, "a") as file:
             file.write(line + "\n")
 
@@ -69,7 +73,7 @@ class Killer:
         """Whether the plan means the rename of `name` that comes next."""
         plan = self.plan
         return (
-            RANK == 0
+            self.rank == 0
             and plan.get("file") == name
             and plan["count"] == self.counts.get(name, 0) + 1
             and plan["when"] == when
@@ -84,7 +88,8 @@ class Killer:
         whom = {"main": [0], "other": [1], "all": sorted(ranks, reverse=True)}[plan["whom"]]
         for _ in range(plan.get("times", 1)):
             for rank in whom:
-                os.kill(ranks[rank], plan["signal"])
+                with contextlib.suppress(ProcessLookupError):  # it has done its part already
+                    os.kill(ranks[rank], plan["signal"])
         if plan["whom"] == "other" and plan["signal"] == signal.SIGKILL:
             time.sleep(0.05)
 
@@ -132,8 +137,68 @@ class Killer:
         return "/".join(parts[1:] or parts)
 
 
-if __name__ == "__main__":
-    from kinetic.cli import main
+class Spare:
+    """A process, forked before anything was done, that becomes one which the trainer starts; its parent is this one."""
 
-    Killer(json.loads(os.environ["KILL_PLAN"]), Path(os.environ["KILL_LOG"]))
-    main(sys.argv[1:])
+    def __init__(self) -> None:
+        reading, self.writing = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.close(self.writing)
+            with open(reading) as file:
+                asked = file.read()
+            if not asked:  # the first process is gone, or needs none
+                os._exit(0)
+            become(**json.loads(asked))
+        os.close(reading)
+
+    def start(self, command: list[str], env: dict[str, str]) -> int:
+        """Let it run a command line of Python; returns its process id."""
+        with open(self.writing, "w") as file:
+            json.dump({"args": command[2:], "env": env}, file)
+        return self.process
+
+
+def spared(spares: list[Spare]) -> type[subprocess.Popen]:
+    """What starts processes by taking spares."""
+
+    class Spared(subprocess.Popen):
+        def __init__(self, command: list[str], env: dict[str, str], cwd: str | None) -> None:
+            self.env = env
+            super().__init__(command)
+
+        def _execute_child(self, command: list[str], *others: Any) -> None:
+            self.pid, self._child_created = spares.pop().start(command, self.env), True
+
+    return Spared
+
+
+def become(args: list[str], env: dict[str, str]) -> None:
+    """Be the process that runs `kinetic ARGS`, to its end."""
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = [__file__, *args]
+    torch.set_num_threads(1)
+    Killer(json.loads(env["KILL_PLAN"]), Path(env["KILL_LOG"]))
+    status: Any = 1
+    try:
+        kinetic.cli.main(args)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run(args: list[str], env: dict[str, str], folder: str, processes: int, stderr: Connection) -> None:
+    """Run `kinetic ARGS` in a session of its own; `stderr` is what all its processes hold until they end."""
+    os.setsid()
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(0, 1)
+    os.dup2(stderr.fileno(), 2)
+    stderr.close()
+    spares = [Spare() for _ in range(processes - 1)]
+    subprocess_script.subprocess = type("", (), {"Popen": spared(spares)})  # type: ignore[assignment]
+    become(args, env)

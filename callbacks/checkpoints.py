@@ -52,6 +52,14 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the copies that a run which was killed behind its last checkpoint did not get to make."""
         go_on_after_epoch(trainer)
+        self._make_good(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make them of a run that had taken all its steps, whose training does not start again."""
+        if self._saved_step == -1:
+            self._make_good(trainer)
+
+    def _make_good(self, trainer: Trainer) -> None:
         step = self._saved_step = trainer.global_step
         if step == 0 or not (self._folder(trainer) / "last.ckpt").is_file():
             return

@@ -44,3 +44,8 @@ class OwnFolder(Callback):
         self.folder.step()
         if self.folder.trouble is not None:
             say(trainer, self.folder.trouble)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what a process left that was killed after the last step, since training did not start again."""
+        if self.folder is not None and not self.folder.begun:
+            self.folder.tidy()

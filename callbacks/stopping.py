@@ -14,7 +14,11 @@ from .checkpoints import Checkpoints
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, has saved itself, and can be continued."""
+    """The run was asked to stop by signal `number`, has saved itself, and can be continued."""
+
+    def __init__(self, text: str, number: int = signal.SIGINT) -> None:
+        super().__init__(text)
+        self.number = int(number)
 
 
 class StopCleanly(Callback):
@@ -24,7 +28,8 @@ class StopCleanly(Callback):
     """
 
     def __init__(self) -> None:
-        self._asked = self._saved = False
+        self._asked: int | None = None  # by which signal
+        self._saved = False
         self._before: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -37,7 +42,7 @@ class StopCleanly(Callback):
         self._take({signal.SIGINT: self._ask, signal.SIGTERM: self._ask})
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._asked = number
         self._take({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: self._stop})
 
     def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
@@ -59,7 +64,8 @@ class StopCleanly(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop before the next step, when the last one has been logged."""
         if self._saved:
-            raise Interrupted(f"stopped at step {trainer.global_step}, saved; go on with --resume")
+            text = f"stopped at step {trainer.global_step}, saved; go on with --resume"
+            raise Interrupted(text, self._asked or signal.SIGINT)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -69,7 +75,7 @@ class StopCleanly(Callback):
 
     def _agreed(self, trainer: Trainer) -> bool:
         """Whether any process was asked (all processes call this)."""
-        return bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
+        return bool(trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False))
 
     def _take(self, handlers: dict[int, Any]) -> None:
         """Handle signals from now on, remembering who did so before; not outside the main thread."""

@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kinetic.errors import KineticError, refusing
 from kinetic.trust import Trust
@@ -55,5 +57,34 @@ def build(config: ClassConfig, *args: Any, base: type, home: str, trust: Trust) 
         inspect.signature(target).bind(*args, **init_args)
     except TypeError as error:
         raise KineticError(f"{config['class_path']}: {error}") from None
+    _check_kinds(target, init_args, config["class_path"])
     with refusing(config["class_path"]):
         return target(*args, **init_args)
+
+
+def _check_kinds(target: type, init_args: dict[str, Any], path: str) -> None:
+    """Raise KineticError where an argument of a class of ours is of another kind than the class says."""
+    if not target.__module__.startswith("kinetic."):
+        return
+    hints = get_type_hints(target.__init__)  # type: ignore[misc]
+    for name, value in init_args.items():
+        if name in hints and not _fits(value, hints[name]):
+            wanted = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else str(hints[name])
+            raise KineticError(f"{path}: {name} should be {wanted}, and is {value!r:.80}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of the kind that an annotation says; True where the annotation is no plain one."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in (list, tuple, Sequence):
+        element = inner[0] if inner and origin is not tuple else Any
+        return isinstance(value, list | tuple) and all(_fits(one, element) for one in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint not in (bool, str, NoneType) or isinstance(value, hint)

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What libraries raise over values and names that they were passed.
+COMPLAINTS = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, ImportError)
+
 
 class KineticError(ValueError):
     """Something that was passed in cannot work; the message names the value, what is allowed, and the fix.
@@ -13,10 +16,10 @@ class KineticError(ValueError):
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Turn a library's complaint about `what` the user passed to it, a ValueError or TypeError, into a KineticError."""
+    """Turn a library's complaint about `what` the user passed to it into a KineticError."""
     try:
         yield
     except KineticError:
         raise
-    except (ValueError, TypeError) as error:
+    except COMPLAINTS as error:
         raise KineticError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error

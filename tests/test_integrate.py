@@ -162,7 +162,7 @@ def test_bad_lists_of_times(times: list) -> None:
     [
         ({"method": "rk45"}, "unknown method 'rk45'; choose from euler, midpoint, heun2, heun3, rk4, dopri5"),
         ({"grid": "log"}, "unknown grid 'log'; choose from uniform, cosine"),
-        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number of 1 to 100,000, got 0"),
         ({"steps": 2.5}, "got 2.5"),
         ({"start": 1.0}, "start and end must differ, got 1"),
         ({"end": 1.5}, r"end must lie in \[0, 1\], got 1.5"),

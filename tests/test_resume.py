@@ -96,6 +96,18 @@ def test_resumed_run_ends_bit_equal(whole, config, where):
     assert (whole / "metrics.csv").read_text() == (part / "metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("step", [5, 8])
+def test_resumed_run_whose_loaders_are_made_anew_each_epoch_ends_bit_equal(tiny, step):
+    """In the middle of an epoch and at its end: the loader that is made anew must go on where the old one was."""
+    config = tiny(trainer={**KILLABLE["trainer"], "reload_dataloaders_every_n_epochs": 1})
+    ends = [
+        read_checkpoint(finish(config, name, **where) / "checkpoints/last.ckpt")
+        for name, where in {"anew": {}, "part": {"step": step}}.items()
+    ]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert_same_state(ends[0][key], ends[1][key], key)
+
+
 def test_metrics_csv_has_every_step_once_and_the_validations(whole):
     with open(whole / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -196,3 +196,21 @@ def test_a_finished_run_has_its_model_without_validations_too(tiny, workdir, end
     train(["--config", str(whole)])
     ends = [read_checkpoint(workdir / f"runs/{name}/checkpoints/last.ckpt") for name in ("plain", "whole")]
     assert all(torch.equal(value, ends[1]["state_dict"][name]) for name, value in ends[0]["state_dict"].items())
+
+
+def test_a_run_killed_behind_its_last_step_is_made_good_though_training_does_not_start_again(workdir, capsys):
+    """Fails without `on_fit_end` of Checkpoints and of OwnFolder: Lightning skips `on_train_start` there."""
+    changes = {"run": {"name": "run", "keep_every": 3}, "trainer": {"max_steps": 3, "val_check_interval": 3}}
+    Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
+    train(["--config", "tiny.yaml"])
+    run = Path("runs/run")
+    whole = files(run)
+    assert {"checkpoints/best.ckpt", "checkpoints/step=3.ckpt"} <= set(whole)
+    for name in ("best.ckpt", "step=3.ckpt"):
+        (run / "checkpoints" / name).unlink()
+        (run / "checkpoints" / f".{name}.4711.tmp").write_bytes(b"half")
+    (run / ".report.html.4711.tmp").write_bytes(b"half")
+    train(["--resume", "run"])
+    assert set(files(run)) == set(whole)
+    for name in ("best.ckpt", "step=3.ckpt"):
+        assert (run / "checkpoints" / name).read_bytes() == (run / "checkpoints/last.ckpt").read_bytes()

@@ -130,7 +130,7 @@ def test_num_and_seeds():
     assert seeds_of(parse([])) == list(range(64))
     assert seeds_of(parse(["--num", "3"])) == [0, 1, 2]
     assert seeds_of(parse(["--seeds", "4-6,9"])) == [4, 5, 6, 9]
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="--num must be 1 to 10,000,000, got 0"):
         seeds_of(parse(["--num", "0"]))
 
 

@@ -50,7 +50,7 @@ def _told(error: BaseException) -> int:
 
 def _status_and_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Interrupted):
-        return 130, one_line(str(error))
+        return 128 + error.number, one_line(str(error))
     if isinstance(error, STOPPED):
         return (130 if isinstance(error, KeyboardInterrupt) else 143), one_line(
             str(error.args[0])
@@ -67,7 +67,7 @@ def _status_and_line(error: BaseException) -> tuple[int, str]:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return one_line(f"{error.filename}: {error.strerror}")
+        return f"{one_line(str(error.filename), 200)}: {one_line(error.strerror)}"
     return one_line(str(error)) or type(error).__name__
 
 

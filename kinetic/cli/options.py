@@ -2,14 +2,18 @@
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 from jsonargparse import DefaultHelpFormatter
 
 from kinetic.errors import KineticError
 from kinetic.flow.integration import Solver
 from kinetic.flow.shaping import FORMS, KTS, PRESETS
+from kinetic.store.plain import check_yaml
 
 KINDS = {  # how types are called where an option has a value of another
     "int": "a whole number",
@@ -49,15 +53,35 @@ def typed_parser(prog: str, description: str, examples: str) -> jsonargparse.Arg
     )
 
 
+@contextmanager
+def bounded_values() -> Iterator[None]:
+    """Let jsonargparse, which takes values for YAML, read none without bounds; its loaders belong to the process."""
+    own = jsonargparse.get_loader("yaml")
+
+    def load(text: str) -> Any:
+        check_yaml(text, name="a value")
+        return own(text)
+
+    jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
+    try:
+        yield
+    finally:
+        jsonargparse.set_loader("yaml", own, (yaml.YAMLError,))
+
+
 def parsed(parser: jsonargparse.ArgumentParser, args: list[str]) -> Any:
     """Read a command line; what cannot be understood is a KineticError that names the option as it is typed."""
     try:
-        return parser.parse_args(args)
+        with bounded_values():
+            return parser.parse_args(args)
     except argparse.ArgumentError as error:
         message = " ".join(str(error).split())
         wrong = re.search(r'Parser key "([\w.]+)": Expected an? <class \'(\w+)\'>\. Got value: (.*)', message)
         if wrong:
-            message = f"--{wrong[1].replace('_', '-')} takes {KINDS.get(wrong[2], wrong[2])}, got {wrong[3]!r}"
+            message = f"--{wrong[1].replace('_', '-')} takes {KINDS.get(wrong[2], wrong[2])}, got {wrong[3]!r:.80}"
+        named = re.match(r'Parser key "([\w.]+)": ', message)
+        if named:
+            message = f"--{named[1].replace('_', '-')}: {message[named.end() :]}"
         raise KineticError(f"{message}; {parser.prog} --help lists the options") from None
 
 
@@ -74,7 +98,7 @@ def solver_settings(options: Any) -> dict[str, Any]:
             grid = tuple(float(part) for part in grid.split(","))
         except ValueError:
             wanted = "write uniform, cosine, or times such as 0,0.5,1"
-            raise KineticError(f"cannot read the grid {grid!r}; {wanted}") from None
+            raise KineticError(f"--grid: cannot read the grid {grid!r:.80}; {wanted}") from None
     names = ("method", "steps", "rtol", "atol")
     return {"grid": grid, **{name: getattr(options, name) for name in names}}
 
@@ -111,4 +135,17 @@ def presets(text: str) -> list[str]:
 
 def devices_of(text: str) -> int | str:
     """Read a number of devices, or auto."""
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < 10 else text
+
+
+@contextmanager
+def naming(parser: jsonargparse.ArgumentParser) -> Iterator[None]:
+    """Let a complaint that begins with the name of an option begin with the option as it is typed."""
+    try:
+        yield
+    except KineticError as error:
+        text = str(error).removeprefix("KTS ")
+        named = re.match(r"\w+", text)
+        option = f"--{named[0].replace('_', '-')}" if named else ""
+        known = option in {name for action in parser._actions for name in action.option_strings}
+        raise KineticError(f"{option}{text[named.end() :]}" if known and named else str(error)) from None

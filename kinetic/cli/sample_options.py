@@ -10,6 +10,7 @@ import torch
 from kinetic.cli.options import (
     add_shaping,
     add_solver,
+    naming,
     parsed,
     presets,
     shaping_of,
@@ -19,7 +20,7 @@ from kinetic.cli.options import (
 from kinetic.data.names import labels_named
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
-from kinetic.flow.seeds import Labels, seed_range
+from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
 from kinetic.flow.shaping import PRESETS
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   sample.py --kts balanced --index 12                 one of them again, with its energy curve
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
   sample.py --empirical                               follow the training set itself, without a network"""
+
 
 # Options that contradict one another.
 APART = (
@@ -58,6 +60,10 @@ def parse(args: list[str]) -> Any:
         if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
             raise KineticError(f"--{one} and --{other} do not go together; leave one out")
     options.formats = formats(options.format)
+    if options.index is not None and not 0 <= options.index <= LAST:
+        raise KineticError(f"--index is a seed of 0 to {LAST:,}, got {options.index!s:.40}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise KineticError(f"--batch-size must be at least 1, got {options.batch_size!s:.40}")
     return options
 
 
@@ -132,10 +138,7 @@ def seeds_of(options: Any) -> list[int]:
     """Read which seeds to draw."""
     if options.seeds is not None:
         return seed_range(options.seeds)
-    num = 64 if options.num is None else options.num
-    if num < 1:
-        raise KineticError(f"--num must be at least 1, got {num}")
-    return list(range(num))
+    return list(range(check_count(64 if options.num is None else options.num, "--num")))
 
 
 def labels_of(options: Any, names: Sequence[str] | None) -> Labels:
@@ -150,7 +153,8 @@ def samplers_of(options: Any, single: str) -> dict[str, Sampler]:
     """The settings to draw under: one, called `single`, or those that are compared."""
     names = {single: None} if options.compare is None else {name: name for name in presets(options.compare)}
     how = solver_settings(options) | {"guidance": options.guidance}
-    return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
+    with naming(parser()):
+        return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
 
 
 def trusted(options: Any) -> Trust:

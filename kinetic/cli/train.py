@@ -32,6 +32,7 @@ from kinetic.cli.train_options import (
     add_model,
     check_config,
     check_functions,
+    check_seed,
     check_trainer,
     importing,
     take,
@@ -109,6 +110,7 @@ class TrainCLI(LightningCLI):
         except (argparse.ArgumentError, TypeError, KeyError, AttributeError, IndexError) as error:
             options = [action.dest for action in parser._actions if action.dest]
             raise fault(str(error), args=args, options=options, trust=self.trust) from None
+        check_seed(self.config.get("seed_everything"))
 
     def _trusting(self, kind: type, *args: Any, **kwargs: Any) -> Any:
         return kind(*args, trust=self.trust, **kwargs)

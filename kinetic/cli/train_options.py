@@ -3,7 +3,6 @@
 import datetime
 import inspect
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,11 +22,9 @@ from torch import nn
 import kinetic.nn
 from kinetic.errors import KineticError
 from kinetic.store.plain import check_yaml, parse_yaml, read_yaml
+from kinetic.training.lightning import most_devices
 from kinetic.training.weights_and_biases import WandbMode
 from kinetic.trust import Trust
-
-MOST_DEVICES = 1024
-PROCESSES_PER_CORE = 4  # of a training without accelerators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +50,8 @@ class RunSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise KineticError(f"--run.root {self.root!r} is no folder: pass one, such as runs")
         for name, value in (("checkpoint_every", self.checkpoint_every), ("keep_every", self.keep_every)):
             if value is not None and value < 1:
                 raise KineticError(f"--run.{name} must be at least 1, got {value}")
@@ -192,6 +191,12 @@ def check_config(path: Path) -> None:
 GROUPS = ("seed_everything", "run", "network", "optimizer", "scheduler", "model", "data", "trainer")
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that numpy does not take."""
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise KineticError(f"--seed_everything must be 0 to {2**32 - 1:,}, got {seed!s:.40}")
+
+
 def check_trainer(options: Any) -> None:
     """Refuse options of the trainer that cannot work, or that Kinetic would not obey."""
     for name, default, reason in REFUSED:
@@ -212,6 +217,11 @@ def check_trainer(options: Any) -> None:
     interval = options.get("val_check_interval")
     if interval is not None and not isinstance(interval, str | dict | datetime.timedelta) and interval <= 0:
         raise KineticError(f"--trainer.val_check_interval must be greater than 0, got {interval}")
+    time, profiler = options.get("max_time"), options.get("profiler")
+    if isinstance(time, str) and not re.fullmatch(r"\d+(:\d+){3}", time.strip()):
+        raise KineticError(f"--trainer.max_time is written as days:hours:minutes:seconds, got {time!r:.80}")
+    if isinstance(profiler, str) and profiler not in PROFILERS:
+        raise KineticError(f"--trainer.profiler takes one of {', '.join(PROFILERS)}, got {profiler!r:.80}")
     _check_devices(options.get("devices"), options.get("accelerator"))
 
 
@@ -224,6 +234,7 @@ REFUSED = (
     ("barebones", False, "a run measures, logs and saves"),
     ("fast_dev_run", False, "--dry-run builds everything and tells the cost, --trainer.max_steps 2 tries a run"),
 )
+PROFILERS = ("simple", "advanced", "pytorch", "xla")
 # name, least, most, and the value that means "no limit"
 RANGES: tuple[tuple[str, float, float, Any], ...] = (
     ("max_steps", 1, 10**12, -1),
@@ -243,9 +254,7 @@ RANGES: tuple[tuple[str, float, float, Any], ...] = (
 
 
 def _check_devices(devices: Any, accelerator: Any) -> None:
-    most = MOST_DEVICES
-    if accelerator == "cpu" or (accelerator in (None, "auto") and not torch.cuda.is_available()):
-        most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    most = most_devices(accelerator)
     if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d{1,9}|\d+(,\d+)+", devices):
         raise KineticError(f"--trainer.devices takes a number, a list such as 0,1, or auto, got {devices[:80]!r}")
     wanted = int(devices) if isinstance(devices, str) and re.fullmatch(r"-?\d{1,9}", devices) else devices

@@ -51,7 +51,7 @@ def labels_named(text: str, names: Sequence[str] | None) -> list[int]:
         else:
             ours = f"; the classes are {listed_classes(names)}" if names else ""
             raise KineticError(
-                f"cannot read labels {shown(text)!r}; write a class, several such as 0,3,7, or balanced{ours}"
+                f"--labels: cannot read labels {text!r:.80}; write a class, several such as 0,3,7, or balanced{ours}"
             )
     return found
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from kinetic.errors import KineticError
 
 GRIDS = ("uniform", "cosine")
+MOST_STEPS = 100_000
 
 
 def time_grid(
@@ -25,9 +26,9 @@ def time_grid(
     if not isinstance(grid, str):
         return _listed(grid, start, end)
     if grid not in GRIDS:
-        raise KineticError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)}, or give a list of times")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise KineticError(f"steps must be a whole number of at least 1, got {steps}")
+        raise KineticError(f"unknown grid {grid!r:.80}; choose from {', '.join(GRIDS)}, or give a list of times")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise KineticError(f"steps must be a whole number of 1 to {MOST_STEPS:,}, got {steps!s:.40}")
     shares = [i / steps for i in range(steps + 1)]
     if grid == "cosine":
         shares = [(1 - math.cos(math.pi * i / steps)) / 2 for i in range(steps + 1)]

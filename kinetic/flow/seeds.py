@@ -12,6 +12,9 @@ from kinetic.errors import KineticError
 from kinetic.flow.field import check_range
 
 Labels = Literal["balanced"] | int | Sequence[int] | None
+MOST = 10**7  # samples at a time
+DIGITS = 16  # of a seed
+LAST = 2**53 - 1  # the largest seed: beyond it tables of numbers would not tell seeds apart
 
 
 def labels_for(seeds: Tensor, labels: Labels, num_classes: int | None) -> Tensor | None:
@@ -83,12 +86,23 @@ def seed_range(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise KineticError(f"cannot read seeds {text!r}; write them like 0-49999 or 1,5,9")
+            raise KineticError(f"cannot read seeds {text!r:.80}; write them like 0-49999 or 1,5,9")
+        if len(first) > DIGITS or len(last) > DIGITS or int(last or first) > LAST:
+            raise KineticError(f"seeds {text!r:.80} are too large; the largest is {LAST:,}")
         span = range(int(first), int(last if dash else first) + 1)
         if not span or (seeds and span[0] <= seeds[-1]):
-            raise KineticError(f"seeds {text!r} must rise without repeats, like 0-49999 or 1,5,9")
+            raise KineticError(f"seeds {text!r:.80} must rise without repeats, like 0-49999 or 1,5,9")
+        if len(seeds) + len(span) > MOST:
+            raise KineticError(f"seeds {text!r:.80} are too many; at most {MOST:,} are drawn at a time")
         seeds.extend(span)
     return seeds
+
+
+def check_count(num: int, name: str) -> int:
+    """Return a number of samples, the option `name`, that can be drawn at a time; KineticError otherwise."""
+    if not 1 <= num <= MOST:
+        raise KineticError(f"{name} must be 1 to {MOST:,}, got {num!s:.40}")
+    return num
 
 
 def seed_text(seeds: Sequence[int]) -> str:
@@ -124,3 +138,11 @@ class ValidationSampling:
     precision: Literal["32", "bf16"] = "32"
     renoise: bool = False
     measures: tuple[str | dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.num:
+            check_count(self.num, "model.samples.num")
+        if not 0 <= self.first_seed <= LAST - self.num:
+            raise KineticError(f"model.samples.first_seed must be 0 to {LAST - self.num:,}, got {self.first_seed}")
+        if self.batch_size < 1:
+            raise KineticError(f"model.samples.batch_size must be at least 1, got {self.batch_size}")

@@ -18,6 +18,7 @@ from kinetic.errors import KineticError
 from kinetic.images import ImageSet
 from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
 from kinetic.metrics.reference import ReferenceIndex
+from kinetic.store.runs import CONFIG
 from kinetic.store.settings import SavedConfig
 from kinetic.trust import STRANGER, Trust
 
@@ -117,10 +118,14 @@ def open_training_set(
     settings = SavedConfig.read(run)
     threshold = settings.memorization("threshold")
     limit = settings.memorization("null_samples", NULL_SAMPLES)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float | None) or threshold != threshold:
+        raise KineticError(f"{run / CONFIG}: the threshold of copies should be a number, and is {threshold!r:.40}")
+    if isinstance(limit, bool) or not isinstance(limit, int | None) or (limit or 0) < 0:
+        raise KineticError(f"{run / CONFIG}: null_samples should be a whole number or null, and is {limit!r:.40}")
     return TrainingSet.of(
         open_data(run, trust) if data is None else data,
         threshold=THRESHOLD if threshold is None else float(threshold),
-        null_samples=None if limit is None else int(limit),
+        null_samples=limit,
         device=device,
     )
 

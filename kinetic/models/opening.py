@@ -82,7 +82,7 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
             "weights": loaded.weights,
             "step": loaded.step,
         },
-        measures=_measures(loaded),
+        measures=_measures(loaded, f"checkpoint {checkpoint}"),
         class_names=loaded.class_names,
         null_trained=loaded.hparams.get("label_dropout") != 0,
     )
@@ -94,9 +94,12 @@ def run_of(checkpoint: Path) -> Path | None:
     return folder if (folder / CONFIG).is_file() else None
 
 
-def _measures(loaded: LoadedNetwork) -> tuple[str | dict[str, Any], ...]:
+def _measures(loaded: LoadedNetwork, source: str) -> tuple[str | dict[str, Any], ...]:
     samples = loaded.hparams.get("samples")
-    return tuple(samples.get("measures") or ()) if isinstance(samples, dict) else ()
+    found = (samples.get("measures") or ()) if isinstance(samples, dict) else ()
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str | dict) for one in found):
+        raise KineticError(f"{source} is damaged: samples.measures should be a list of classes, and is {found!r:.80}")
+    return tuple(found)
 
 
 def open_empirical(

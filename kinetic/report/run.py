@@ -27,6 +27,8 @@ from kinetic.report.words import energy_words, onset_words, where
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
 
+LOSSES = 12  # curves in one figure
+
 
 def write_report(run_dir: str | Path) -> Path:
     """Write `run_dir`/report.html from the files found there and return its path; what is missing is named in the page.
@@ -99,7 +101,7 @@ def _tiles(onset: Any, energies: Curve | None, step: float, fraction: float, kpe
 
 
 def _loss(run: Run) -> str:
-    names = [name for name in run.metrics.names if name.endswith("/loss")]
+    names = [name for name in run.metrics.names if name.endswith("/loss")][:LOSSES]
     series = {name: run.metrics.series(name) for name in names}
     curves = {name: (list(s), list(s.values())) for name, s in series.items() if s}
     if not curves:

@@ -22,6 +22,9 @@ _NAMES = {"field_energy": "of the field", "drift": "endpoint drift"}
 _OTHERS = ("setting", "seed", "label", "nfe", "moved", "d1", "d2", "ratio", "copied", "neighbor")
 
 
+DRAWN = 40  # settings that a figure shows
+
+
 class Samples:
     """The files of one folder of samples, each read once, when it is first asked for."""
 
@@ -100,10 +103,11 @@ def _comparison(samples: Samples) -> str:
     rows = samples.compare
     names = [row["setting"] for row in rows]
     columns = {name: _column(rows, name) for name in ("energy", "f_mem", "low", "high")}
-    figure = settings_figure(names, columns["energy"], columns["f_mem"], columns["low"], columns["high"])
+    values = (columns[name][:DRAWN] for name in ("energy", "f_mem", "low", "high"))
+    figure = settings_figure(names[:DRAWN], *values)
     said = "; ".join(
         f"{name}: F_mem {percent(f)}, mean energy {short(e)}"
-        for name, f, e in zip(names, columns["f_mem"], columns["energy"], strict=True)
+        for name, f, e in zip(names[:DRAWN], columns["f_mem"], columns["energy"], strict=False)
     )
     return (
         paragraph(copy_rule(samples.threshold))
@@ -136,7 +140,9 @@ def _row(row: dict[str, str]) -> list[str]:
 def _energies(samples: Samples) -> str:
     groups = samples.energies
     energy = {name: _column(rows, "energy") for name, rows in groups.items()}
-    alt = "; ".join(f"{name}: mean energy {short(finite_mean(values))}" for name, values in energy.items())
+    alt = "; ".join(
+        f"{name}: mean energy {short(finite_mean(values))}" for name, values in list(energy.items())[:DRAWN]
+    )
     try:
         if len(groups) > 1:
             raise Unavailable("one picture cannot tell the settings apart.")

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from numpy.typing import NDArray
 from PIL import Image
 
 from kinetic.store.plain import parse_json
+from kinetic.store.tables import read_parquet
 
 T = TypeVar("T")
-BYTES, CELLS, PIXELS = 2**30, 5 * 10**8, 10**8  # most of a file, of a table and of a picture
+BYTES, PIXELS = 2**30, 10**8  # most of a file and of a picture
+STEPS = 50_000  # of one table
 Table = dict[str, NDArray[Any]]
 
 
@@ -42,7 +42,7 @@ def reading(path: Path, read: Callable[[Path], T]) -> T:
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a parquet file that has at least `columns` and one row, as numpy columns."""
-    table = reading(path, _parquet)
+    table = reading(path, read_parquet)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise Unavailable(f"{path.name} has no column {', '.join(missing)}.")
@@ -51,18 +51,13 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
-def _parquet(path: Path) -> pyarrow.Table:
-    file = pyarrow.parquet.ParquetFile(path)
-    rows, columns = file.metadata.num_rows, file.metadata.num_columns
-    if not 0 <= rows * max(columns, 1) <= CELLS:
-        raise ValueError(f"it claims to have {rows:,} rows of {columns:,} columns")
-    return file.read()
-
-
 def by_step(table: Table, column: str) -> dict[int, NDArray[Any]]:
     """Split one column by the training step of its rows, in the order of the steps."""
-    steps = table["step"]
-    return {int(step): table[column][steps == step] for step in np.unique(steps)}
+    order = np.argsort(table["step"], kind="stable")
+    steps, starts = np.unique(table["step"][order], return_index=True)
+    if len(steps) > STEPS:
+        raise Unavailable(f"the table has rows of {len(steps):,} steps, at most {STEPS:,} are shown.")
+    return dict(zip(map(int, steps), np.split(table[column][order], starts[1:]), strict=True))
 
 
 def number(cell: Any) -> float:
@@ -73,11 +68,15 @@ def number(cell: Any) -> float:
         return math.nan
 
 
+def _csv(path: Path) -> list[dict[str, str]]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    return [{k: v for k, v in row.items() if k and v is not None} for row in csv.DictReader(io.StringIO(whole))]
+
+
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a CSV file as one dict per row; a last line without its line end was cut short and is left out."""
-    text = reading(path, lambda file: file.read_text(encoding="utf-8", errors="replace"))
-    whole = text[: text.rfind("\n") + 1]
-    rows = [{k: v for k, v in row.items() if k and v is not None} for row in csv.DictReader(io.StringIO(whole))]
+    rows = reading(path, _csv)
     if not rows:
         raise Unavailable(f"{path.name} has no rows yet.")
     missing = [name for name in columns if name not in rows[0]]

@@ -15,6 +15,7 @@ import yaml
 from kinetic.errors import KineticError
 from kinetic.flow.seeds import seed_range, seed_text
 from kinetic.store.files import write_text
+from kinetic.store.plain import read_yaml
 
 RECORD = "sample.yaml"
 PARTS = ".parts"  # each batch as it was drawn; what the files are made from, and what an interrupted run continues
@@ -39,12 +40,23 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {"settings": record["settings"], "seeds": seed_range(record["seeds"]), "batch": record["batch_size"]}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
-        raise KineticError(
-            f"{path} is damaged; choose another --out, or replace what is there with --overwrite"
-        ) from None
+        return _record(read_yaml(path))
+    except KineticError as error:
+        reason = str(error).removeprefix(f"{path} ")
+        advice = "choose another --out, or replace what is there with --overwrite"
+        raise KineticError(f"{path} is damaged ({reason}); {advice}") from None
+
+
+def _record(found: Any) -> dict[str, Any]:
+    """Take what a record says; KineticError where it is another one."""
+    if not isinstance(found, dict):
+        raise KineticError(f"it holds a {type(found).__name__}, not names with values")
+    for name, kind in (("settings", dict), ("seeds", str | int), ("batch_size", int)):
+        if not isinstance(found.get(name), kind) or isinstance(found[name], bool):
+            raise KineticError(f"its {name} is {found.get(name)!r:.40}")
+    if found["batch_size"] < 1:
+        raise KineticError(f"its batch_size is {found['batch_size']!s:.40}")
+    return {"settings": found["settings"], "seeds": seed_range(str(found["seeds"])), "batch": found["batch_size"]}
 
 
 def claim(folder: Path, settings: dict[str, Any], seeds: Sequence[int], *, overwrite: bool) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def is_left_over(path: Path) -> bool:
 
 def set_aside(path: Path) -> Path:
     """Give a damaged file another name, NAME.damaged, NAME.damaged-2, ..., and return it."""
-    names = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in ["", *(f"-{n}" for n in range(2, 10**6))])
+    names = (path.with_name(f"{path.name}.damaged{f'-{n}' if n > 1 else ''}") for n in itertools.count(1))
     aside = next(name for name in names if not name.exists())
     os.replace(path, aside)
     return aside

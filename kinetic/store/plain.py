@@ -70,8 +70,23 @@ def _nodes(events: Iterator[Any]) -> int:
     known: dict[str, tuple[int, int]] = {}  # by anchor: values and depth
     deepest: list[int] = []
     total = 0
+    keys: list[set[str] | None] = []  # of each collection that is open: the keys so far, None of a list
+    parts: list[int] = []  # of each: how many keys and values it has, at its own level
     for event in events:
         count, depth = 0, 0
+        if isinstance(event, yaml.CollectionEndEvent):
+            keys.pop()
+            parts.pop()
+        elif isinstance(event, yaml.NodeEvent) and parts:
+            parts[-1] += 1
+            known_keys = keys[-1]
+            if known_keys is not None and parts[-1] % 2 and isinstance(event, yaml.ScalarEvent):
+                if event.value in known_keys:
+                    raise ValueError(f"it has {event.value!r:.60} twice")
+                known_keys.add(event.value)
+        if isinstance(event, yaml.CollectionStartEvent):
+            keys.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+            parts.append(0)
         if isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, 1))
             deepest.append(1)

@@ -77,10 +77,14 @@ class RunFolder:
     def begin(self, config: str, subset: Iterable[str]) -> None:
         """Write what the run is: its resolved settings, and which images it is trained on."""
         self.begun = True
-        for folder in (self.path, *(place for place in self.path.iterdir() if place.is_dir())):
-            remove_left_over(folder)
+        self.tidy()
         write_text(self.path / CONFIG, config)
         write_text(self.path / SUBSET, "".join(f"{name}\n" for name in subset))
+
+    def tidy(self) -> None:
+        """Remove the temporary files that killed processes left."""
+        for folder in (self.path, *(place for place in self.path.iterdir() if place.is_dir())):
+            remove_left_over(folder)
 
     def step(self) -> None:
         """Note that a step has been taken: from now on this is the newest run."""

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 
 from kinetic.store.files import replacing, set_aside
 
+VALUES = 10**6  # of a table whose size in bytes is less
+
 
 class StepTable:
     """A parquet file whose rows belong to steps: those of a step are replaced together, and the file is always whole.
@@ -69,9 +71,21 @@ class StepTable:
         self.trouble = f"{self.path.name} is damaged or another table ({reason}): it {aside}, and a new one begins"
 
 
+def read_parquet(path: Path) -> pa.Table:
+    """Read a parquet file; ValueError where it claims to hold more values than its size lets one expect."""
+    file, size = pq.ParquetFile(path), path.stat().st_size
+    about = file.metadata
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    values = [group.column(j).num_values for group in groups for j in range(group.num_columns)]
+    rows = [about.num_rows, *(group.num_rows for group in groups)]
+    if min([*values, *rows]) < 0 or max(sum(values), sum(rows) * about.num_columns) > max(VALUES, size):
+        raise ValueError(f"it claims to have {about.num_rows:,} rows of {about.num_columns:,} columns")
+    return file.read()
+
+
 def _parts(path: Path, last: int, columns: Collection[str]) -> dict[int, pa.Table]:
     """The rows of every step up to `last`; ValueError where it is not such a table."""
-    table = pq.ParquetFile(path).read()
+    table = read_parquet(path)
     absent = [name for name in ("step", *columns) if name not in table.column_names]
     if absent or len(set(table.column_names)) < table.num_columns:
         raise ValueError(f"it has no column {absent[0]!r}" if absent else "it has columns of the same name")
@@ -79,7 +93,7 @@ def _parts(path: Path, last: int, columns: Collection[str]) -> dict[int, pa.Tabl
     if not pa.types.is_int64(steps.type) or steps.null_count:
         raise ValueError("its steps are no whole numbers")
     table.validate(full=True)
-    kept = sorted({value for value in steps.to_pylist() if value <= last})
+    kept = sorted(value for value in pc.unique(steps).to_pylist() if value <= last)
     return {step: table.filter(pc.equal(steps, step)) for step in kept}
 
 

@@ -35,6 +35,7 @@ from kinetic.samples.export import write_parquet
 from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
 from kinetic.samples.parts import Part
 from kinetic.samples.table import NO_LABEL, Array, SampleTable
+from kinetic.training.lightning import most_devices
 from kinetic.training.loggers import is_rank_zero
 
 TABLE = "samples.parquet"
@@ -148,8 +149,9 @@ def experiment(
 
 def predictor(*, accelerator: str = "auto", devices: int | str = 1) -> Trainer:
     """Make a trainer that draws on a number of devices, or on as many as there are ("auto")."""
-    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
-        raise KineticError(f"--devices must be a number of at least 1, or auto, got {devices!r}")
+    most = most_devices(accelerator)
+    if devices != "auto" and (not isinstance(devices, int) or not 1 <= devices <= most):
+        raise KineticError(f"--devices must be 1 to {most:,} here, or auto, got {devices!r:.40}")
     with refusing("--accelerator, --devices"):
         return Trainer(
             accelerator=accelerator,

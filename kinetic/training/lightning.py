@@ -1,12 +1,23 @@
 """What Kinetic needs of Lightning beyond its public interface, each in one place and with a test of its own."""
 
+import os
 import threading
 from subprocess import Popen
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import Trainer
+
+MOST_DEVICES = 1024
+PROCESSES_PER_CORE = 4  # without accelerators
+
+
+def most_devices(accelerator: Any) -> int:
+    """How many devices may be asked for: processes where an accelerator, as Lightning names it, is the CPU."""
+    on_cpu = accelerator == "cpu" or (accelerator in (None, "auto") and not torch.cuda.is_available())
+    return PROCESSES_PER_CORE * (os.cpu_count() or 1) if on_cpu else MOST_DEVICES
 
 
 def checkpoint_state(trainer: Trainer) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Everything a run needs, built once before the run's folder is written to: what cannot work is found here."""
 
 import math
+import warnings
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -48,6 +49,10 @@ def _check_optimizer(module: FlowMatching, trainer: Trainer) -> None:
         if not 0 <= rate < math.inf:
             raise KineticError(f"the learning rate must be a finite number of at least 0, got {rate}")
     after = getattr(schedule, "_schedulers", [schedule])[-1]
+    with refusing("the schedule"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimiser takes no step
+        for _ in range(3 if after is not None else 0):
+            after.step()
     total, steps = getattr(after, "total_steps", None), trainer.max_steps - module.warmup_steps
     if isinstance(total, int) and trainer.max_steps > 0 and total < steps:
         raise KineticError(
