@@ -133,7 +133,8 @@ class BalanceCallback(Callback):
 
     def _rows(self, trainer: Trainer, module: LightningModule) -> dict[bool, Any]:
         """This process's share of the rows of held-out (True) and of training images (False)."""
-        data, network = getattr(trainer, "datamodule", None), getattr(module, "sampling_network", None)
+        data: Any = getattr(trainer, "datamodule", None)
+        network = getattr(module, "sampling_network", None)
         path, sampler = getattr(module, "path", None), getattr(module, "sampler", None)
         if network is None or path is None or sampler is None or not hasattr(data, "labelled"):
             raise KineticError("the module has no path, sampler and sampling_network, or the data is not Kinetic's")

@@ -1,5 +1,6 @@
 """Arrays to matplotlib figures. Every function returns a `Figure` of its own: no global state, no window, no file."""
 
+from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
 from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
@@ -15,8 +16,11 @@ from kinetic.plots.training import (
 
 __all__ = [
     "THEME_CSS",
+    "BalanceCurves",
     "Curve",
     "Profile",
+    "balance_over_time",
+    "balance_over_training",
     "compare_grid",
     "energies_figure",
     "energy_ridge",

@@ -24,6 +24,8 @@ from kinetic.report.sources import (
 )
 from kinetic.store.settings import SavedConfig
 
+BALANCE = ("power", "conditional", "held_out", "train", "excess_low", "excess_high", "gain")
+
 
 class Run:
     """The files of one run folder, each read once, when it is first asked for."""
@@ -93,6 +95,19 @@ class Run:
         kept = {step: v for step, v in kept.items() if v.size}
         low, high = ([float(np.percentile(v, q)) for v in kept.values()] for q in (25, 75))
         return Curve(list(kept), [float(v.mean()) for v in kept.values()], low, high)
+
+    @cached_property
+    def balance(self) -> Table:
+        """The energy balance of each validation: over all times (t is NaN), and over bins of t."""
+        return read_table(self.folder / "balance.parquet", ("step", "label", "t", *BALANCE))
+
+    @property
+    def energy_onset(self) -> float:
+        """The step of the onset by energy, NaN without one."""
+        try:
+            return number(read_json(self.folder / "balance.json").get("step"))
+        except Unavailable:
+            return math.nan
 
     @cached_property
     def onset(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kinetic.plots import (
     memorization_curve,
     power_profiles,
 )
+from kinetic.report.balance import balance_section
 from kinetic.report.folder import Run
 from kinetic.report.page import Section, chart, paragraph, picture, render, table, tiles
 from kinetic.report.sources import Unavailable, by_step, number, read_pictures, read_table
@@ -43,6 +44,7 @@ def write_report(run_dir: str | Path) -> Path:
         Section("summary", "Summary", lambda: _summary(run)),
         Section("loss", "Loss", lambda: _loss(run)),
         Section("memorization", "Copying and energy", lambda: _memorization(run)),
+        Section("balance", "Energy balance", lambda: balance_section(run)),
         Section("energies", "Energy distributions", lambda: _ridge(run)),
         Section("power", "Power over time", lambda: _power(run)),
         Section("scatter", "Energy against distance", lambda: _scatter(run)),
