@@ -1,5 +1,6 @@
 """What happens beside training: measuring, drawing, saving and telling."""
 
+from .balance import BalanceCallback
 from .checkpoints import Checkpoints
 from .kpe import KPECallback
 from .memorization import MemorizationCallback
@@ -9,6 +10,7 @@ from .schedule import LogSpacedValidation
 from .stopping import StopCleanly
 
 __all__ = [
+    "BalanceCallback",
     "Checkpoints",
     "KPECallback",
     "LogSpacedValidation",

@@ -6,22 +6,16 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from kinetic.errors import KineticError
 from kinetic.flow.field import Field
-from kinetic.memorization.balance import (
-    NUMBERS,
-    Balance,
-    Images,
-    Spent,
-    energy_balance,
-    image_terms,
-    refusal,
-)
+from kinetic.memorization.balance import NUMBERS, Balance, energy_balance, refusal
 from kinetic.memorization.energy_onset import Excess, ExcessHistory, onset_line
+from kinetic.samples.balance import spent_by, table_rows
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
-from kinetic.training.couplings import assignment
+from kinetic.training.balancing import joined, rows_of_images
 
 from .collecting import collector_of, gather, validation_table
 from .telling import attempt, fitting, log_numbers, monitoring, open_table, reason, say, say_trouble
@@ -110,69 +104,57 @@ class BalanceCallback(Callback):
         table = validation_table(trainer, pl_module, "energy balance")
         if table is None or not table.finite.any():
             return
-        found, trouble = None, None
-        try:
-            rows = self._rows(trainer, pl_module)
-        except Exception as error:
-            rows, trouble = {}, reason(error)
-        gathered = gather((rows, trouble))
-        troubles = [theirs for _, theirs in gathered if theirs]
-        try:
-            if not troubles:
-                found = self._balance(pl_module, table, [theirs for theirs, _ in gathered])
-        except KineticError as error:
-            troubles = [reason(error)]
+        found = self._measure(trainer, pl_module, table)
         if found is None:
-            self._off = True
-            say(trainer, f"energy balance: not measured, {troubles[0]}; training and energies go on")
             return
         self.balance = found
         log_numbers(trainer, pl_module, figures(found))
         if fitting(trainer):
             self._record(trainer, found)
 
-    def _rows(self, trainer: Trainer, module: LightningModule) -> dict[bool, Any]:
-        """This process's share of the rows of held-out (True) and of training images (False)."""
+    def _measure(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> Balance | None:
+        """Balance this validation; None, one line and never again where that cannot be."""
+        rows, trouble = None, None
+        try:
+            rows = self._rows(trainer, module)
+        except Exception as error:
+            trouble = reason(error)
+        gathered = gather((rows, trouble))
+        troubles = [theirs for _, theirs in gathered if theirs]
+        try:
+            if not troubles:
+                return self._balance(module, table, [theirs for theirs, _ in gathered])
+        except KineticError as error:
+            troubles = [reason(error)]
+        self._off = True
+        say(trainer, f"energy balance: not measured, {troubles[0]}; training and energies go on")
+        return None
+
+    def _rows(self, trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor]:
+        """This process's share of the rows of images."""
         data: Any = getattr(trainer, "datamodule", None)
-        network = getattr(module, "sampling_network", None)
-        path, sampler = getattr(module, "path", None), getattr(module, "sampler", None)
+        network, path, sampler = (getattr(module, name, None) for name in ("sampling_network", "path", "sampler"))
         if network is None or path is None or sampler is None or not hasattr(data, "labelled"):
             raise KineticError("the module has no path, sampler and sampling_network, or the data is not Kinetic's")
         why = refusal(sampler)
         if why is not None:
             raise KineticError(why)
-        counts = {True: min(self.images, data.num_held_out), False: min(self.images, data.num_training)}
-        if counts[True] < 8:
-            raise KineticError("it needs at least 8 held-out images (data.num_val)")
-        pairing = assignment if getattr(module, "coupling", "independent") == "ot" else None
-        chunk = data.batch_size if pairing is not None else 128
-        rank, world = trainer.global_rank, trainer.world_size
-        return {
-            held: image_terms(
-                Field.of(network),
-                data.labelled(held_out=held, limit=counts[held], chunk=chunk, rank=rank, world=world),
-                count=counts[held],
-                path=path,
-                pairing=pairing,
-                device=module.device,
-                precision=getattr(getattr(module, "samples", None), "precision", "32"),
-            )
-            for held in (True, False)
-        }
-
-    def _balance(self, module: LightningModule, table: SampleTable, gathered: list[dict[bool, Any]]) -> Balance:
-        independent = getattr(module, "coupling", "independent") == "independent"
-        held, train = (Images.of([rows[kind] for rows in gathered], independent=independent) for kind in (True, False))
-        keep = table.finite
-        spent = Spent.drawn(
-            table.seeds[keep],
-            tuple(module.sample_shape),  # type: ignore[arg-type]
-            energy=table.columns["energy"][keep],
-            times=table.times,
-            power=table.power[:, keep],
-            labels=table.labels[keep],
+        return rows_of_images(
+            Field.of(network),
+            data,
+            images=self.images,
+            path=path,
+            coupling=_coupling(module),
+            device=module.device,
+            precision=getattr(getattr(module, "samples", None), "precision", "32"),
+            rank=trainer.global_rank,
+            world=trainer.world_size,
         )
-        return energy_balance(spent, held, train, bins=self.bins)
+
+    def _balance(self, module: LightningModule, table: SampleTable, parts: list[tuple[Tensor, Tensor]]) -> Balance:
+        held, train = joined(parts, _coupling(module))
+        shape: Any = module.sample_shape
+        return energy_balance(spent_by(table, tuple(shape)), held, train, bins=self.bins)
 
     def _record(self, trainer: Trainer, found: Balance) -> None:
         earlier = self.history.onset
@@ -187,25 +169,16 @@ class BalanceCallback(Callback):
         if self._file is None:
             self._open(trainer)
         assert self._file is not None
-        self._file.write(trainer.global_step, table_rows(found, trainer.current_epoch))
+        rows = table_rows(found)
+        self._file.write(trainer.global_step, {"epoch": [trainer.current_epoch] * len(rows["t"]), **rows})
         say_trouble(trainer, self._file)
+
+
+def _coupling(module: LightningModule) -> str:
+    return str(getattr(module, "coupling", "independent"))
 
 
 def figures(found: Balance) -> dict[str, float]:
     """What is logged of a validation."""
     values = {name: getattr(found, name) for name in LOGGED}
     return {f"balance/{name}": math.nan if value is None else value for name, value in values.items()}
-
-
-def table_rows(found: Balance, epoch: int) -> dict[str, Any]:
-    """Columns of balance.parquet: over t, over all times (t null), and of each class."""
-    rows = [{"label": None, "t": None, **_numbers(found)}]
-    rows += [{"label": label, "t": None, **_numbers(one)} for label, one in found.classes.items()]
-    for place in range(len(found.profile["t"])):
-        rows.append({"label": None, **{name: float(values[place]) for name, values in found.profile.items()}})
-    columns = {name: [row.get(name) for row in rows] for name in ("label", "t", *NUMBERS)}
-    return {"epoch": [epoch] * len(rows), **columns}
-
-
-def _numbers(found: Balance) -> dict[str, float | None]:
-    return {name: getattr(found, name, None) for name in NUMBERS}

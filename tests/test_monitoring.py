@@ -22,13 +22,14 @@ TABLES = ("kpe", "profiles", "memorization")
 WATCHING = [
     {"class_path": "kinetic.callbacks.KPECallback"},
     {"class_path": "kinetic.callbacks.MemorizationCallback"},
+    {"class_path": "kinetic.callbacks.BalanceCallback"},
     {"class_path": "kinetic.callbacks.LogSpacedValidation", "init_args": {"steps": [3, 5, 9]}},
     {"class_path": "kinetic.callbacks.ReportCallback"},
     {"class_path": "tests.test_resume.Killer"},
 ]
 LIVELY = {
     "network": {"class_path": "kinetic.nn.MLP", "init_args": {"dim": 2, "width": 16, "depth": 2}},
-    "data": {"class_path": "kinetic.data.Toy", "init_args": {"batch_size": 8, "num_train": 20, "num_val": 6}},
+    "data": {"class_path": "kinetic.data.Toy", "init_args": {"batch_size": 8, "num_train": 20, "num_val": 8}},
 }
 
 
@@ -104,6 +105,9 @@ def test_resumed_run_has_every_row_once_and_the_same(whole, tiny, where):
     ]
     assert_same_tables(whole, part)
     assert (whole / "metrics.csv").read_text() == (part / "metrics.csv").read_text()
+    balance = [pq.read_table(run / "balance.parquet").to_pydict() for run in (whole, part)]
+    assert repr(balance[0]) == repr(balance[1])
+    assert (whole / "balance.json").read_text() == (part / "balance.json").read_text()
     assert (whole / "onset.json").read_text() == (part / "onset.json").read_text()
 
 

@@ -10,6 +10,7 @@ USAGE = """usage: kinetic COMMAND ...
   train    train a model:                 kinetic train --config configs/digits.yaml
   sample   draw and measure samples:      kinetic sample --kts balanced
   shards   write webdataset shards:       kinetic shards SOURCE OUT
+  study    measure a model afterwards:    kinetic study balance RUN
   report   write the report of a run:     kinetic report RUN
 
 kinetic COMMAND --help lists its options."""
@@ -19,6 +20,7 @@ COMMANDS = {
     "train": "kinetic.cli.train",
     "sample": "kinetic.cli.sample",
     "shards": "kinetic.cli.shards",
+    "study": "kinetic.cli.study",
     "report": "kinetic.cli.report",
 }
 

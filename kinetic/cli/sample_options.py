@@ -72,7 +72,7 @@ def parser() -> Any:
     made = typed_parser(
         "sample.py", "Draw samples from a trained model, measure their kinetic path energy, and shape them.", EXAMPLES
     )
-    _what(made.add_argument_group("what to draw from"))
+    add_origin(made.add_argument_group("what to draw from"))
     _which(made.add_argument_group("which samples"))
     add_solver(made)
     made.add_argument("--guidance", type=float, default=1.0, metavar="W", help="classifier-free; 1 is none")
@@ -81,7 +81,8 @@ def parser() -> Any:
     return made
 
 
-def _what(group: Any) -> None:
+def add_origin(group: Any) -> None:
+    """Add the options that name what is followed, see `origin_of`."""
     group.add_argument("run", nargs="?", metavar="RUN", help="a run, by name or folder (None: the newest)")
     group.add_argument("--run", dest="run_option", metavar="RUN", help=argparse.SUPPRESS)
     group.add_argument("--root", default="runs", metavar="DIR", help="folder of all runs")

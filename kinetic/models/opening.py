@@ -1,7 +1,7 @@
 """Open whatever can be followed: the network of a run or of a checkpoint, or a run's training set itself."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from kinetic.data.opening import labels_of_reference, open_data, small, training
 from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.field import Field
+from kinetic.flow.paths import AffinePath
+from kinetic.flow.paths import path as affine_path
 from kinetic.models.checkpoint import LoadedNetwork, load_network
 from kinetic.store.files import sha256
 from kinetic.store.runs import CONFIG, LAST, SUBSET, find_run
@@ -32,6 +34,7 @@ class Origin:
         measures: what the run measures beyond the standard, as its configuration names them.
         class_names: of its classes in the order of their numbers, None where they have none.
         null_trained: whether the label that stands for no class was trained, as guidance needs.
+        coupling: of noise and images in training.
     """
 
     field: Field
@@ -42,6 +45,7 @@ class Origin:
     measures: tuple[str | dict[str, Any], ...] = ()
     class_names: tuple[str, ...] | None = None
     null_trained: bool = True
+    coupling: str = "independent"
 
 
 def open_run(
@@ -72,7 +76,7 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
     kind = "averaged" if loaded.weights == "ema" else "raw"
     shown = run if run is not None and checkpoint.resolve() == run / LAST else checkpoint
     return Origin(
-        field=Field.of(loaded.net, shape=loaded.sample_shape),
+        field=replace(Field.of(loaded.net, shape=loaded.sample_shape), path=_path(loaded)),
         run=run,
         home=(run or checkpoint.parent) / "sampling",
         name=f"{os.path.relpath(shown)} at step {loaded.step:,} ({kind} weights)",
@@ -84,8 +88,13 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
         },
         measures=_measures(loaded, f"checkpoint {checkpoint}"),
         class_names=loaded.class_names,
+        coupling=str(loaded.hparams.get("coupling", "independent")),
         null_trained=loaded.hparams.get("label_dropout") != 0,
     )
+
+
+def _path(loaded: LoadedNetwork) -> AffinePath:
+    return affine_path(str(loaded.hparams.get("path", "linear")))
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -18,6 +18,7 @@ from kinetic.plots.style import (
     finite,
     notice,
     panels,
+    plain,
     step_axis,
     style,
     thin,
@@ -77,8 +78,8 @@ def balance_over_training(curves: BalanceCurves, *, onset: float | None = None) 
 
 
 @style
-def balance_over_time(curves: Mapping[int, BalanceCurves], *, most: int = 4) -> Figure:
-    """Draw the same over t, a panel for each of at most `most` validations {step: curves}, one scale for all."""
+def balance_over_time(curves: Mapping[Any, BalanceCurves], *, most: int = 4) -> Figure:
+    """Draw the same over t, a panel for each of at most `most` validations {step or name: curves}, one scale for all."""
     rows = thin([(step, c) for step, c in curves.items() if finite(c.power).size], most)
     figure, axes = panels(max(len(rows), 1), height=1.2 + 2.0 * max(len(rows), 1), sharex=True)
     if not rows:
@@ -89,7 +90,7 @@ def balance_over_time(curves: Mapping[int, BalanceCurves], *, most: int = 4) -> 
     for one, (step, c) in zip(axes, rows, strict=True):
         _lines(one, c, as_array(c.at), marker="o")
         one.set_ylim(max(low, -0.25 * high), 1.1 * high)
-        one.set_title(f"step {step:,}", loc="left", fontsize=9)
+        one.set_title(f"step {step:,}" if isinstance(step, int) else plain(step), loc="left", fontsize=9)
     axes[len(rows) // 2].set_ylabel(POWER_LABEL)
     axes[-1].set(xlabel="t, from noise (0) to data (1)", xlim=(0, 1))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")

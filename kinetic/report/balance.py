@@ -32,8 +32,8 @@ def balance_section(run: Run) -> str:
         balance_over_training(training, onset=onset if known else None),
         "balance-training",
         f"Energy spent by samples and balances of images at {len(training.at)} validations. {_words(training, onset)}",
-        "The balance of images is A less half the loss on them. Samples of a perfect field spend the balance of held-out"
-        " images; what they spend beyond it (filled) those images do not bear out. Intervals are at 95 %.",
+        "The balance of images is A less half the loss on them. Samples of a perfect field spend the balance of "
+        "held-out images; what they spend beyond it (filled) those images do not bear out. Intervals are at 95 %.",
     )
     curves = {}
     for step in np.unique(rows["step"][timed]):

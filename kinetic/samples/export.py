@@ -6,9 +6,10 @@ The same samples give the same bytes: files hold no dates, owners or host names.
 import csv
 import io
 import json
+import math
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -141,3 +142,13 @@ def write_parquet(path: Path, tables: Mapping[str, SampleTable]) -> None:
     whole = pa.concat_tables(parts, promote_options="default").replace_schema_metadata({"columns": json.dumps(kinds)})
     with replacing(path) as beside:
         pq.write_table(whole, beside)
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns of one length as CSV; None and numbers that are not finite are empty cells."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(["" if value is None or not math.isfinite(value) else f"{value:.9g}" for value in row])
+    write_text(path, buffer.getvalue())
