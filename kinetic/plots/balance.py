@@ -79,7 +79,7 @@ def balance_over_training(curves: BalanceCurves, *, onset: float | None = None) 
 
 @style
 def balance_over_time(curves: Mapping[Any, BalanceCurves], *, most: int = 4) -> Figure:
-    """Draw the same over t, a panel for each of at most `most` validations {step or name: curves}, one scale for all."""
+    """Draw the same over t, a panel for each of at most `most` validations {step or name: curves}, on one scale."""
     rows = thin([(step, c) for step, c in curves.items() if finite(c.power).size], most)
     figure, axes = panels(max(len(rows), 1), height=1.2 + 2.0 * max(len(rows), 1), sharex=True)
     if not rows:
