@@ -56,7 +56,7 @@ def log(
     seconds: float = 0.5,
     prefix: tuple[str, ...] = (),
     script: str = SCRIPT,
-    at_exit: float = 4.0,
+    at_exit: float = 10.0,
     **env: str,
 ) -> list[str]:
     """Log eight steps in a process, W&B breaking in their middle; give the lines it told. It must not wait long."""
