@@ -1,6 +1,8 @@
 """The command `shards`: any data set as webdataset shards with a manifest."""
 
 import argparse
+from contextlib import suppress
+from pathlib import Path
 
 from kinetic.advice import command
 from kinetic.cli.options import Parser
@@ -11,7 +13,15 @@ def shards(args: list[str]) -> None:
     """Write shards: `SOURCE OUT [--per-shard N] [--format png] [--size S] [--grayscale] [--root data]`."""
     options = _parser().parse_args(args)
     data = source(options.source, root=options.root, size=options.size, grayscale=options.grayscale)
-    write_shards(data, options.out, per_shard=options.per_shard, format=options.format)
+    out = Path(options.out)
+    fresh = not out.exists()
+    try:
+        write_shards(data, out, per_shard=options.per_shard, format=options.format)
+    except BaseException:
+        with suppress(OSError):  # not empty
+            if fresh:
+                out.rmdir()
+        raise
     print(f"Wrote {options.out}/: shards and manifest.json.")
     print(
         f"Next:  {command('train')} --data.class_path kinetic.data.Shards "

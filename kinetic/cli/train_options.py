@@ -22,7 +22,7 @@ from kinetic.cli.options import bounded_values
 from kinetic.errors import KineticError
 from kinetic.store.plain import parse_yaml, read_yaml
 from kinetic.training.lightning import most_devices
-from kinetic.training.weights_and_biases import WandbMode
+from kinetic.training.wandb_account import WandbMode
 from kinetic.trust import Trust
 
 

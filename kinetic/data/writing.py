@@ -82,7 +82,6 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
     folder = Path(out)
     _check_free(folder)
     splits = data.splits()
-    fresh, done = not folder.exists(), False
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in [p for p in folder.iterdir() if PARTIAL.fullmatch(p.name)]:  # of a run that was killed
@@ -101,14 +100,10 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
             partial[-1].write_text(content.dumps(), encoding="utf-8")
             for path in partial:
                 path.replace(folder / path.name.removeprefix(".").removesuffix(".partial"))
-        done = True
     finally:
         for path in partial:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-        if fresh and not done:
-            with suppress(OSError):  # others have written there
-                folder.rmdir()
     return content
 
 
