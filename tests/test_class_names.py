@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kinetic.cli.classes import labels_named, listed_classes
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
-from kinetic.data.names import labels_named, listed_classes
 from kinetic.errors import KineticError
 from kinetic.models.checkpoint import read_checkpoint, write_checkpoint
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from kinetic.training.loggers import MetricsCSV
-from kinetic.training.weights_and_biases import wandb_mode
+from kinetic.training.wandb_account import wandb_mode
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -47,7 +47,7 @@ def test_mode_is_decided_from_what_there_is(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     assert wandb_mode("auto") == ("offline", "there is no network to 127.0.0.1:9")
-    monkeypatch.setattr("kinetic.training.weights_and_biases.reachable", lambda host: host == "http://127.0.0.1:9")
+    monkeypatch.setattr("kinetic.training.wandb_account.reachable", lambda host: host == "http://127.0.0.1:9")
     assert wandb_mode("auto") == ("online", None)
     monkeypatch.setenv("CI", "true")
     assert wandb_mode("auto") == ("offline", "CI is set")

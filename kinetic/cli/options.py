@@ -54,12 +54,12 @@ def typed_parser(prog: str, description: str, examples: str) -> jsonargparse.Arg
 
 
 @contextmanager
-def bounded_values() -> Iterator[None]:
+def bounded_values(name: str = "a value") -> Iterator[None]:
     """Let jsonargparse, which takes values for YAML, read none without bounds; its loaders belong to the process."""
     own = jsonargparse.get_loader("yaml")
 
     def load(text: str) -> Any:
-        check_yaml(text, name="a value")
+        check_yaml(text, name=name)
         return own(text)
 
     jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
@@ -139,13 +139,13 @@ def devices_of(text: str) -> int | str:
 
 
 @contextmanager
-def naming(parser: jsonargparse.ArgumentParser) -> Iterator[None]:
-    """Let a complaint that begins with the name of an option begin with the option as it is typed."""
+def naming(options: Any) -> Iterator[None]:
+    """Let a complaint that begins with the name of one of the options begin with the option as it is typed."""
     try:
         yield
     except KineticError as error:
         text = str(error).removeprefix("KTS ")
         named = re.match(r"\w+", text)
-        option = f"--{named[0].replace('_', '-')}" if named else ""
-        known = option in {name for action in parser._actions for name in action.option_strings}
-        raise KineticError(f"{option}{text[named.end() :]}" if known and named else str(error)) from None
+        if named is None or named[0] not in options:
+            raise
+        raise KineticError(f"--{named[0].replace('_', '-')}{text[named.end() :]}") from None

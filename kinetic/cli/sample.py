@@ -8,18 +8,17 @@ from typing import Any
 import torch
 
 from kinetic.build import as_config, build
+from kinetic.cli.classes import classes_line
 from kinetic.cli.options import devices_of
 from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_options import labels_of, origin_of, parse, samplers_of, seeds_of, trusted
 from kinetic.cli.sample_results import SINGLE, Work, finish
 from kinetic.data import FlowDataModule
-from kinetic.data.names import are_numbers, listed_classes
 from kinetic.data.opening import open_data, training_size
 from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
-from kinetic.flow.seeds import Labels
 from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
@@ -69,7 +68,7 @@ def sample(args: list[str]) -> None:
     if trainer.is_global_zero:
         training_set = _training_set(options, origin, data, device)
         print(f"\n{len(plan.seeds):,} samples from {origin.name}")
-        if (classes := _classes(origin, job.labels)) is not None:
+        if (classes := classes_line(origin.class_names, job.labels)) is not None:
             print(classes)
         finish(Work(options=options, job=job, plan=plan, training_set=training_set, controlled=controlled))
 
@@ -96,17 +95,6 @@ def _warn_of_guidance(origin: Origin, *samplers: Sampler) -> None:
     classes = origin.field.num_classes is not None
     if classes and not origin.null_trained and any(sampler.guidance != 1 for sampler in samplers) and is_rank_zero():
         print(f"warning: {UNTRAINED}", file=sys.stderr)
-
-
-def _classes(origin: Origin, labels: Labels) -> str | None:
-    """What the classes that are drawn are called, where names say more than numbers."""
-    names = origin.class_names
-    if names is None or are_numbers(names):
-        return None
-    if labels is None or isinstance(labels, str):
-        return f"classes: {listed_classes(names)}"
-    drawn = [labels] if isinstance(labels, int) else labels
-    return f"classes: {', '.join(f'{n} = {names[n]}' for n in dict.fromkeys(drawn) if 0 <= n < len(names))}"
 
 
 def _close_up(options: Any, origin: Origin, sampler: Sampler, folder: Path, device: torch.device) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kinetic.cli.classes import labels_named
 from kinetic.cli.options import (
     add_shaping,
     add_solver,
@@ -17,7 +18,6 @@ from kinetic.cli.options import (
     solver_settings,
     typed_parser,
 )
-from kinetic.data.names import labels_named
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
@@ -154,7 +154,7 @@ def samplers_of(options: Any, single: str) -> dict[str, Sampler]:
     """The settings to draw under: one, called `single`, or those that are compared."""
     names = {single: None} if options.compare is None else {name: name for name in presets(options.compare)}
     how = solver_settings(options) | {"guidance": options.guidance}
-    with naming(parser()):
+    with naming(options):
         return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
 
 

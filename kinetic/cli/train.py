@@ -55,7 +55,8 @@ from kinetic.training.module import FlowMatching
 from kinetic.training.rehearsal import rehearse
 from kinetic.training.resuming import changes, check_changes
 from kinetic.training.times import UNTRAINED
-from kinetic.training.weights_and_biases import check_project, wandb_logger
+from kinetic.training.wandb_account import check_project
+from kinetic.training.weights_and_biases import wandb_logger
 from kinetic.trust import OWN, STRANGER, Trust
 
 FOLDER = "KINETIC_RUN"  # how rank 0 tells the processes it starts where the run lives

@@ -11,19 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import torch
-import yaml
-from jsonargparse import Namespace, set_config_read_mode, set_loader, set_parsing_settings
+from jsonargparse import Namespace, set_config_read_mode, set_parsing_settings
 from jsonargparse._common import parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
 import kinetic.nn
+from kinetic.cli.options import bounded_values
 from kinetic.errors import KineticError
-from kinetic.store.plain import check_yaml, parse_yaml, read_yaml
+from kinetic.store.plain import parse_yaml, read_yaml
 from kinetic.training.lightning import most_devices
-from kinetic.training.weights_and_biases import WandbMode
+from kinetic.training.wandb_account import WandbMode
 from kinetic.trust import Trust
 
 
@@ -66,21 +65,12 @@ def importing(trust: Trust) -> Iterator[None]:
         raise KineticError(f"--trust takes the name of a package, or a source of data, got {bad!r}")
     before = dict(parsing_settings)  # of the whole process, and the public setter only ever adds to them
     set_config_read_mode(urls_enabled=False, fsspec_enabled=False)
-    set_loader("yaml", _load_yaml, (yaml.YAMLError,))
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
     try:
-        yield
+        with bounded_values("the configuration"):
+            yield
     finally:
         parsing_settings.update(before)
-        set_loader("yaml", _load_parsers_yaml, (yaml.YAMLError,))
-
-
-_load_parsers_yaml = jsonargparse.get_loader("yaml")
-
-
-def _load_yaml(text: str) -> Any:
-    check_yaml(text, name="the configuration")
-    return _load_parsers_yaml(text)
 
 
 def check_functions(values: Any, trust: Trust, at: str = "") -> None:

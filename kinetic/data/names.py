@@ -1,9 +1,7 @@
 """Names of images, shards and classes: one line of text each, as `subset.txt` and tables hold them."""
 
 import re
-from collections.abc import Iterable, Sequence
-
-from kinetic.errors import KineticError
+from collections.abc import Iterable
 
 LONGEST = 4096
 # Control characters, what str.splitlines breaks at, and the halves that stand for bytes which are no UTF-8.
@@ -32,36 +30,3 @@ def all_clean(names: Iterable[str]) -> bool:
 def shown(name: str) -> str:
     """Make a name fit for a message of one line: as it is, or quoted and cut where it is strange."""
     return name if len(name) < 300 and STRANGE.search(name) is None else f"{name[:100]!r}"
-
-
-def labels_named(text: str, names: Sequence[str] | None) -> list[int]:
-    """Read classes by their names or numbers, as "cat,dog", "0,3" or "#2,cat"; a text that is a name is that name.
-
-    `names` are those of the classes in the order of their numbers; `#2` is class number 2 even where another class is
-    called 2.
-    """
-    known = {name: number for number, name in enumerate(names or ())}
-    parts = [text] if text in known else [part.strip() for part in text.split(",")]
-    found = []
-    for part in parts:
-        if part in known:
-            found.append(known[part])
-        elif re.fullmatch("#?-?[0-9]{1,18}", part):
-            found.append(int(part.removeprefix("#")))
-        else:
-            ours = f"; the classes are {listed_classes(names)}" if names else ""
-            raise KineticError(
-                f"--labels: cannot read labels {text!r:.80}; write a class, several such as 0,3,7, or balanced{ours}"
-            )
-    return found
-
-
-def listed_classes(names: Sequence[str], *, most: int = 12) -> str:
-    """Write classes with their numbers, "0 = cat, 1 = dog", the first `most` of them."""
-    some = ", ".join(f"{number} = {shown(name)}" for number, name in enumerate(names[:most]))
-    return f"{some}, ... {len(names)} in all" if len(names) > most else some
-
-
-def are_numbers(names: Sequence[str]) -> bool:
-    """Whether every class is called by its own number."""
-    return all(name == str(number) for number, name in enumerate(names))

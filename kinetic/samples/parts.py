@@ -1,8 +1,6 @@
 """Batches of samples on disk, as they were drawn: what every file is made from, and what an interruption leaves."""
 
-import io
 import json
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
 from kinetic.data.pixels import from_uint8, to_uint8
 from kinetic.errors import KineticError
 from kinetic.flow.trajectory import Trajectory
 from kinetic.samples.table import NO_LABEL, Array, Column, SampleTable
+from kinetic.store.arrays import npy_header, npy_values
 from kinetic.store.files import replacing
 from kinetic.store.plain import parse_json
 
@@ -89,15 +87,11 @@ def _arrays(path: Path) -> dict[str, Array]:
 
 def _array(data: bytes) -> Array:
     """Decode an npy file, whose header is held against the bytes behind it before anything is allocated."""
-    file = io.BytesIO(data)
-    read: Any = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject or min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+    header = npy_header(data)
+    shape, dtype = header.shape, header.dtype
+    if dtype.hasobject or min(shape, default=1) < 0 or header.promised != header.there:
         raise ValueError(f"an array of shape {shape!s:.80} and kind {dtype!s:.40} is not what it holds")
-    values = (
-        np.frombuffer(data, dtype, offset=file.tell()) if math.prod(shape) and dtype.itemsize else np.empty(0, dtype)
-    )
-    return np.array(values.reshape(shape[::-1]).T if fortran else values.reshape(shape))
+    return np.array(npy_values(data, header))
 
 
 def _part(arrays: dict[str, Array]) -> Part:

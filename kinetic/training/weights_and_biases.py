@@ -6,40 +6,30 @@ import logging
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from kinetic.errors import KineticError
 from kinetic.store.files import write_text
+from kinetic.training.aside import Aside
+from kinetic.training.wandb_account import LONGEST, MODES, WandbMode, brief, check_project, environment, wandb_mode
 
-WandbMode = Literal["auto", "online", "offline", "disabled"]
 Logging = Literal["online", "offline"]
-T = TypeVar("T")
 
 MEMORY = "wandb-run.json"
-MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
-FORBIDDEN = "/\\#?%:"  # in the name of a project, says wandb
-LONGEST = 128  # characters of a project's name
 
 LIMIT = 10.0  # seconds that W&B may take to start, to take one message, or to finish
-CONNECT = 2.0  # of LIMIT, to see whether there is a network
 INIT = 4.0  # of LIMIT, to start a run online
 FINISH = 6.0  # of LIMIT, to upload what is left
 TEARDOWN = 2.0  # of LIMIT, to end the service process
@@ -113,7 +103,7 @@ class QuietWandb(WandbLogger):
             raise
         except Exception as error:  # a variable of the environment may be what wandb cannot read
             reason = reason or brief(error)
-            with _environment(dict.fromkeys(name for name in os.environ if name.startswith("WANDB_"))):
+            with environment(dict.fromkeys(name for name in os.environ if name.startswith("WANDB_"))):
                 self._init("offline", max(deadline - time.monotonic(), 2.0))
         return "offline", reason
 
@@ -145,7 +135,7 @@ class QuietWandb(WandbLogger):
         }
         settings = wandb.Settings(**{k: v for k, v in wanted.items() if k in wandb.Settings.model_fields})  # type: ignore[arg-type]
         self._aside, self._spare = Aside(), Aside()
-        with _environment({"WANDB_SILENT": "true", "WANDB_MODE": mode}):
+        with environment({"WANDB_SILENT": "true", "WANDB_MODE": mode}):
             run = self._aside(
                 lambda: wandb.init(
                     project=self._project,
@@ -298,34 +288,6 @@ class Silent:
         pass
 
 
-class Aside:
-    """Makes calls in a daemon thread, one after another, and waits for each no longer than it is told to."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]]] = SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="weights-and-biases").start()
-
-    def __call__(self, call: Callable[[], T], seconds: float) -> T:
-        """What `call` returns or raises; TimeoutError when it takes longer than `seconds`."""
-        answers: SimpleQueue[Any] = SimpleQueue()
-        self._calls.put((call, answers))
-        try:
-            value, error = answers.get(timeout=seconds)
-        except Empty:
-            raise TimeoutError(f"no answer in {seconds:.0f} s") from None
-        if error is not None:
-            raise error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} {error}")
-        return value
-
-    def _serve(self) -> None:
-        while True:
-            call, answers = self._calls.get()
-            try:
-                answers.put((call(), None))
-            except BaseException as error:
-                answers.put((None, error))
-
-
 def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> QuietWandb | None:
     """Make the W&B logger of a run folder, to be started before anything is logged; None when W&B is disabled.
 
@@ -336,69 +298,6 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> QuietWandb |
         return None
     check_project(project)
     return QuietWandb(folder, project=project, mode=mode)
-
-
-def check_project(name: str) -> None:
-    """Refuse a name that wandb refuses for a project."""
-    if not name.strip() or len(name) > LONGEST or set(name) & set(FORBIDDEN):
-        shown = name if len(name) <= 40 else f"{name[:40]}..."
-        raise KineticError(
-            f"project {shown!r} cannot be the name of a W&B project: 1 to {LONGEST} characters, none of "
-            f"{' '.join(FORBIDDEN)}; pass another as --run.project, or --run.wandb disabled"
-        )
-
-
-def wandb_mode(wanted: WandbMode) -> tuple[Literal["online", "offline", "disabled"], str | None]:
-    """Decide how W&B logs, and give the reason in one line where it is not what it could be.
-
-    "auto" is what WANDB_MODE says, else online where there is an account and a network, else offline.
-    """
-    stated = os.environ.get("WANDB_MODE", "")
-    if wanted == "auto" and stated and stated not in MODES:
-        return "offline", f"WANDB_MODE is {stated!r}, not online, offline or disabled"
-    mode = MODES.get(stated) if wanted == "auto" else wanted
-    if mode in ("offline", "disabled"):
-        return mode, None  # type: ignore[return-value]
-    if mode is None and os.environ.get("CI"):
-        return "offline", "CI is set"
-    try:
-        host = account_host()
-    except Exception as error:
-        return "offline", brief(error)
-    if host is None:
-        return "offline", "no account is set up"
-    return ("online", None) if reachable(host) else ("offline", f"there is no network to {urlsplit(host).netloc}")
-
-
-def account_host() -> str | None:
-    """Address of the server that wandb would log to, None where no account for it is set up.
-
-    Raises what wandb raises for settings that it cannot read, and for a key that cannot be one.
-    """
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib import wbauth
-
-    with _environment({"WANDB_SILENT": "true", "WANDB_MODE": "online"}):
-        try:
-            host = str(wandb_setup.singleton().settings.base_url)
-            found = wbauth.authenticate_session(host=host, source="kinetic", prompt=False, update_session=False)
-        finally:
-            wandb_setup.teardown()  # what was read is read again, in the mode that the run starts in
-    return host if found else None
-
-
-def reachable(address: str) -> bool:
-    """Whether a server can be connected to; with a proxy in between nobody knows, and it counts as reachable."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    if urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host):
-        return True
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        Aside()(lambda: socket.create_connection((host, port), timeout=CONNECT).close(), CONNECT)
-    except OSError:
-        return False
-    return True
 
 
 def service_process() -> "subprocess.Popen[bytes] | None":
@@ -428,22 +327,6 @@ def what_was_lost(run: Any) -> str | None:
 LOSSES = ("filestream: fatal", "runfiles: ", "file transfer: ", "writer: ")  # in the log of the service process
 
 
-def brief(error: BaseException) -> str:
-    """One short line of an error of wandb's."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    details = getattr(error, "errors", None)  # pydantic's
-    if callable(details):
-        first = details()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:160]
-    text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if "<no message>" in text or re.search(r"\b401\b", text):
-        return "the server refuses the account's key"
-    if "deadline exceeded" in text:
-        return "the server does not answer"
-    return text[:160]
-
-
 def _tell(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
@@ -467,22 +350,3 @@ def _recall(folder: Path) -> tuple[str, str] | None:
         return None
     sound = isinstance(name, str) and re.fullmatch(r"[\w-]{1,64}", name) and mode in ("online", "offline")
     return (name, mode) if sound else None
-
-
-@contextmanager
-def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Set variables of the environment, or remove those that are None, while the block runs."""
-    before = {name: os.environ.get(name) for name in values}
-    _assign(values)
-    try:
-        yield
-    finally:
-        _assign(before)
-
-
-def _assign(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill import Bench, trial
+from tests.test_ddp import NETWORKS
 
 LAST = "checkpoints/last.ckpt"
 
@@ -74,17 +75,7 @@ def test_validation_loss_is_the_mean_over_samples_on_any_number_of_processes(tin
     """Fails where each process weighs the same; the one step moves nothing, so all validate the same weights."""
     config = tiny(
         optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}},
-        network={
-            "class_path": "kinetic.nn.DiT",
-            "init_args": {
-                "input_size": 8,
-                "patch_size": 4,
-                "in_channels": 1,
-                "depth": 1,
-                "hidden_size": 16,
-                "num_heads": 2,
-            },
-        },
+        network=NETWORKS["dit without"],
         data={"init_args": {"num_val": held_out}},
         trainer={"max_steps": 1, "val_check_interval": 1},
     )

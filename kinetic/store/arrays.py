@@ -1,0 +1,40 @@
+"""Arrays as npy files hold them: the header is held against the bytes behind it before anything is allocated."""
+
+import io
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+
+class Header(NamedTuple):
+    """What an npy file says that it holds; `offset` is where that begins, and `there` how many bytes follow."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    offset: int
+    there: int
+
+    @property
+    def promised(self) -> int:
+        """Bytes of an array of that shape and kind."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def npy_header(data: bytes) -> Header:
+    """Read the header of the bytes of an npy file; whatever numpy raises for one that it did not write."""
+    file = io.BytesIO(data)
+    read: Any = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return Header(shape, fortran, dtype, file.tell(), len(data) - file.tell())
+
+
+def npy_values(data: bytes, header: Header) -> NDArray[Any]:
+    """View the array behind a header that has been checked: no objects, and just the bytes that it promises."""
+    if not header.promised:
+        return np.empty(header.shape, header.dtype)
+    values = np.frombuffer(data, header.dtype, offset=header.offset)
+    return values.reshape(header.shape[::-1]).T if header.fortran else values.reshape(header.shape)
