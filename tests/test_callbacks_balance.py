@@ -1,0 +1,216 @@
+"""The energy balance of every validation: told, written and logged, the same after the fact, or refused in one line."""
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from kinetic.callbacks import BalanceCallback
+from kinetic.cli.study import study
+from kinetic.cli.train import train
+from kinetic.errors import KineticError
+from kinetic.memorization.balance import NUMBERS
+from kinetic.memorization.energy_onset import Excess, ExcessHistory, find_energy_onset
+from kinetic.report import write_report
+from tests.conftest import merged
+from tests.test_ddp import run as started
+
+BALANCE = {"class_path": "kinetic.callbacks.BalanceCallback"}
+REPORT = {"class_path": "kinetic.callbacks.ReportCallback"}
+TOY = {
+    "network": {"class_path": "kinetic.nn.MLP", "init_args": {"dim": 2, "width": 16, "depth": 2}},
+    "data": {"class_path": "kinetic.data.Toy", "init_args": {"batch_size": 8, "num_train": 40, "num_val": 40}},
+    "model": {"samples": {"num": 16, "batch_size": 4}, "sampler": {"method": "euler", "steps": 8}},
+    "trainer": {"max_steps": 8, "val_check_interval": 4, "callbacks": [BALANCE, REPORT]},
+}
+
+
+def rows(run: Path) -> list[dict]:
+    return pq.read_table(run / "balance.parquet").to_pylist()
+
+
+def logged(run: Path) -> list[dict]:
+    with open(run / "metrics.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if row.get("balance/excess")]
+
+
+def trained(config: Path, *options: str) -> Path:
+    train(["--config", str(config), "--run.name", "made", "--run.wandb", "disabled", *options])
+    os.environ.pop("KINETIC_RUN", None)
+    return Path("runs/made")
+
+
+@pytest.fixture
+def digits(tiny):
+    """A run on digits of ten classes, three of each to be drawn, with its balance at steps 5 and 10."""
+    return trained(
+        tiny(
+            network={"init_args": {"num_classes": 10}},
+            data={"init_args": {"num_train": 60, "num_val": 200}},
+            model={"samples": {"num": 30, "batch_size": 10}},
+            trainer={"callbacks": [BALANCE], "max_steps": 10},
+        )
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_study_finds_what_the_callback_found(digits, capsys):
+    """The same samples, images, times, noises and weights, by two ways."""
+    last = [row for row in rows(digits) if row["step"] == 10]
+    study(["balance", "made", "--num", "30", "--images", "256", "--steps", "4", "--batch-size", "7"])
+    found = json.loads((digits / "balance" / "balance.json").read_text())
+    whole = next(row for row in last if row["t"] is None and row["label"] is None)
+    for name in NUMBERS[:-1]:
+        assert found[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-3), name
+    with open(digits / "balance" / "balance.csv", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["label"] for row in written] == ["", *map(str, range(10)), *[""] * 10]
+    assert [row["label"] for row in last] == [None, *range(10), *[None] * 10]
+    for one, other in zip(written, last, strict=True):
+        for name in ("power", "held_out", "excess", "excess_low"):
+            assert float(one[name] or "nan") == pytest.approx(other[name], rel=1e-4, abs=1e-3, nan_ok=True)
+    assert "beyond" in capsys.readouterr().out or found["since"] is None
+    assert (digits / "balance" / "balance.png").stat().st_size > 10_000
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_agree_with_one_another_and_with_the_log(digits):
+    table = rows(digits)
+    assert [row["step"] for row in table if row["t"] is None and row["label"] is None] == [5, 10]
+    for row in table:
+        if row["t"] is None and math.isfinite(row["excess_low"]):
+            assert row["excess"] == pytest.approx(row["power"] - row["held_out"])
+            assert row["excess_low"] < row["excess"] < row["excess_high"]
+    whole = [row for row in table if row["t"] is None and row["label"] is None]
+    for row, line in zip(whole, logged(digits), strict=True):
+        for name in ("conditional", "held_out", "train", "excess", "excess_low", "excess_high"):
+            assert float(line[f"balance/{name}"]) == pytest.approx(row[name], rel=1e-6), name
+    over_time = [row for row in table if row["t"] is not None and row["step"] == 10]
+    assert [row["t"] for row in over_time] == pytest.approx([0.05 + 0.1 * i for i in range(10)])
+    assert sum(row["held_out"] for row in over_time) / 10 == pytest.approx(whole[1]["held_out"], rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_processes_find_what_one_finds(tiny):
+    """Weights stand still, so that both have the same; images are dealt out, samples too."""
+    config = tiny(**TOY, optimizer={"init_args": {"lr": 0.0}})
+    for name, more in (("one", ()), ("two", ("--trainer.devices", "2", "--trainer.strategy", "ddp"))):
+        done = started(config, "--run.name", name, *more)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = rows(Path("runs/one")), rows(Path("runs/two"))
+    assert len(one) == len(two) == 2 * 11
+    for a, b in zip(one, two, strict=True):
+        assert (a["label"], a["t"], a["gain"] is None) == (b["label"], b["t"], b["gain"] is None)
+        for name in NUMBERS[:-1]:
+            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-6, nan_ok=True), name
+
+
+SHAPED = merged(TOY, {"model": {"sampler": {"kts": {"alpha": 0.01, "beta": 0.01}}}})
+GUIDED = {"network": {"init_args": {"num_classes": 10}}, "model": {"sampler": {"guidance": 2.0}}}
+FEW = {
+    "data": {
+        "class_path": "kinetic.data.Folder",
+        "init_args": {"path": ".", "grayscale": True, "batch_size": 8, "size": 8, "num_val": 4},
+    }
+}
+WATCHED = {"trainer": TOY["trainer"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (SHAPED, "shaped samples leave the marginals of the path"),
+        (GUIDED | WATCHED, "guidance 2 leaves the marginals of the path"),
+        (FEW | WATCHED, "8 held-out images are needed at least, and . has 4; raise num_val"),
+    ],
+)
+def test_where_the_identity_does_not_hold_one_line_says_so(tiny, capsys, changes, why):
+    for i in range(24):
+        Image.new("L", (8, 8), 10 * i).save(f"{i}.png")
+    run = trained(tiny(**changes))
+    told = [line for line in capsys.readouterr().err.splitlines() if "energy balance" in line]
+    assert len(told) == 1, told
+    assert why in told[0]
+    assert not (run / "balance.parquet").exists()
+    assert not logged(run)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_report_has_both_charts_and_the_numbers(tiny):
+    run = trained(tiny(**TOY))
+    page = (run / "report.html").read_text()
+    assert 'id="balance"' in page
+    for words in ("Energy balance", "balance-training", "balance-time", "held-out balance", "95 % interval"):
+        assert words in page, words
+    (run / "balance.parquet").write_bytes(b"PAR1 and nothing more")
+    page = write_report(run).read_text()
+    assert "balance.parquet" in page
+    assert "balance-training" not in page
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_study_follows_the_closed_form_field_and_refuses_what_does_not_balance(tiny, capsys):
+    run = trained(tiny(**TOY))
+    study(["balance", "made", "--empirical", "--num", "32", "--steps", "16", "--out", "there"])
+    found = json.loads(Path("there/balance.json").read_text())
+    assert found["about"]["empirical"] is True
+    assert found["held_out"] < found["train"] < found["conditional"]
+    assert "training images of runs/made" in capsys.readouterr().out
+    alone = Path("alone.ckpt")
+    alone.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    for args, why in (
+        (["balance", "--checkpoint", str(alone)], "lies in no run"),
+        (["balance", "made", "--num", "0"], "--num"),
+        (["balance", "made", "--bins", "0"], "--bins must be 1 to 100"),
+        (["energy", "made"], "unknown study"),
+    ):
+        with pytest.raises(KineticError, match=why):
+            study(args)
+    assert not (run / "balance").exists()
+
+
+def excesses(*lows: float) -> list[Excess]:
+    return [Excess(step, low + 1, low, low + 2) for step, low in enumerate(lows, 1)]
+
+
+@pytest.mark.parametrize(
+    ("lows", "step"),
+    [
+        ((-1, 0.1, 2, 3), 2),
+        ((0.1, -0.1, 2, 3), 3),
+        ((0.1, 2, 3, -0.5), None),
+        ((-1, math.nan, 2), 3),
+        ((1, math.nan), None),
+        ((0.0, 0.0), None),
+        ((), None),
+    ],
+)
+def test_onset_is_where_the_interval_rises_above_zero_and_stays(lows, step):
+    found = find_energy_onset(reversed(excesses(*lows)))
+    assert (found and found.step) == step
+
+
+def test_history_survives_a_checkpoint_and_a_step_measured_twice(tmp_path):
+    history = ExcessHistory()
+    for one in excesses(-1, 1, 2):
+        history.add(one)
+    other = ExcessHistory()
+    other.restore(json.loads(json.dumps(history.state())))
+    other.add(Excess(2, 0, -1, 1))
+    other.write(tmp_path)
+    assert json.loads((tmp_path / "balance.json").read_text())["step"] == 3
+    assert history.onset is not None
+    assert history.onset.step == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"), [({"images": 7}, "images"), ({"bins": 0}, "bins"), ({"bins": 101}, "bins")]
+)
+def test_settings_out_of_range_are_refused(settings, why):
+    with pytest.raises(KineticError, match=why):
+        BalanceCallback(**settings)
