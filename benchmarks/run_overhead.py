@@ -7,14 +7,11 @@ callbacks, loggers, the validation loop with its samples.
 """
 
 import argparse
-import os
-import tempfile
 import time
-from pathlib import Path
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import SimpleProfiler
-
-from kinetic.cli.train import TrainCLI, shipped
+from whole_run import profiled
 
 
 class Shares(SimpleProfiler):
@@ -49,32 +46,20 @@ def _counts(name: str) -> bool:
 
 def main() -> None:
     """Run and print the shares."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3000)
-    steps = parser.parse_args().steps
-    os.environ["WANDB_MODE"] = "offline"
-    with tempfile.TemporaryDirectory() as folder:
-        args = ["--config", str(shipped("digits")), "--run.root", folder, "--trainer.max_steps", str(steps)]
-        cli = TrainCLI(args, stem="overhead", resume=None)
-        cli.check()
-        cli.open_folder()
-        profiler = Shares()
-        cli.trainer.profiler = profiler
-        logging = _time_loggers(cli)
-        start = time.perf_counter()
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-        wall = time.perf_counter() - start
-        size = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file() and not p.is_symlink())
+    steps, profiler, logging = parser.parse_args().steps, Shares(), {"seconds": 0.0}
+    options = ("--trainer.max_steps", str(steps))
+    wall, size = profiled("digits", *options, profiler=profiler, prepare=lambda t: _time_loggers(t, logging))
     shares = {**profiler.seconds, "loggers": logging["seconds"]}
-    print(f"{steps} steps in {wall:.1f} s; run folder {size / 2**20:.1f} MiB")
+    print(f"{steps} steps in {wall:.1f} s; run folder {size:.1f} MiB")
     for name, seconds in shares.items():
         print(f"{name:12s}{seconds:8.2f} s  {seconds / wall:6.1%}")
     print(f"{'together':12s}{sum(shares.values()):8.2f} s  {sum(shares.values()) / wall:6.1%}")
 
 
-def _time_loggers(cli: TrainCLI) -> dict[str, float]:
+def _time_loggers(trainer: Trainer, total: dict[str, float]) -> None:
     """Time every call of `log_metrics` outside callbacks."""
-    total = {"seconds": 0.0}
 
     def timed(call):  # type: ignore[no-untyped-def]
         def wrapper(*args, **kwargs):  # type: ignore[no-untyped-def]
@@ -84,9 +69,8 @@ def _time_loggers(cli: TrainCLI) -> dict[str, float]:
 
         return wrapper
 
-    for logger in cli.trainer.loggers:
+    for logger in trainer.loggers:
         logger.log_metrics = timed(logger.log_metrics)  # type: ignore[method-assign]
-    return total
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ WATCHED = {"trainer": TOY["trainer"]}
     [
         (SHAPED, "shaped samples leave the marginals of the path"),
         (GUIDED | WATCHED, "guidance 2 leaves the marginals of the path"),
-        (FEW | WATCHED, "8 held-out images are needed at least, and . has 4; raise num_val"),
+        (FEW | WATCHED, "8 held-out images are needed at least, and . has 4; hold out more"),
     ],
 )
 def test_where_the_identity_does_not_hold_one_line_says_so(tiny, capsys, changes, why):

@@ -32,7 +32,7 @@ def rows_of_images(
     """
     if data.num_held_out < FEWEST:
         raise KineticError(
-            f"{FEWEST} held-out images are needed at least, and {data.name} has {data.num_held_out}; raise num_val"
+            f"{FEWEST} held-out images are needed at least, and {data.name} has {data.num_held_out}; hold out more"
         )
     if coupling not in COUPLINGS:
         raise KineticError(f"unknown coupling {coupling!r}; choose from {', '.join(COUPLINGS)}")
