@@ -122,11 +122,14 @@ def test_run_folder_has_everything_and_the_page_says_so(whole):
     assert b'"method": "euler"' in meta[b"sampler"]
 
 
-def test_renoising_response_is_measured_where_it_is_asked_for(tiny):
-    changes = merged(watching(), {"model": {"samples": {"renoise": True}}, "trainer": {"max_steps": 3}})
+def test_signs_that_ask_the_field_again_are_measured_where_they_are_named(tiny):
+    probes = [f"kinetic.memorization.detectors.{name}" for name in ("Spread", "Response")]
+    changes = merged(watching(), {"model": {"samples": {"measures": probes}}, "trainer": {"max_steps": 3}})
     train(["--config", str(tiny(**changes)), "--run.name", "re", "--trust", "tests"])
     (row,) = [dict(r) for r in read(Path("runs/re")) if dict(r)["kpe/mean"]]
-    assert -1 <= float(row["memorization/rho_response"]) <= 1
+    for name in ("spread", "response"):
+        assert -1 <= float(row[f"memorization/rho_{name}"]) <= 1
+        assert float(row[f"kpe/{name}"]) > 0
 
 
 def test_report_that_fails_is_one_line(tmp_path, monkeypatch):

@@ -99,6 +99,18 @@ class Rate(Measure):
         return end.integrals[self.name]
 
 
+class Probe(Measure):
+    """A number that is found from the finished sample by asking the field again; NaN where nobody asks."""
+
+    def ask(self, field: Any, x: Tensor, seeds: Tensor, *, labels: Any, sampler: Any, precision: str) -> Tensor:
+        """Return the number of each sample `x` [B, ...] of `seeds` [B], drawn from `field` by `sampler` -> [B]."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it asks")
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return NaN: on the way alone it is not known."""
+        return unknown(end)
+
+
 class Recording(Measure):
     """A measure whose result is no column but something over time, of any shape."""
 

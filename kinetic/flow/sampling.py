@@ -13,7 +13,7 @@ from kinetic.flow.field import Field, Network, Velocity, evaluating, in_precisio
 from kinetic.flow.grids import time_grid
 from kinetic.flow.guidance import guided
 from kinetic.flow.integration import Solver, integrate
-from kinetic.flow.measures import Measure
+from kinetic.flow.measures import Measure, Probe
 from kinetic.flow.shaping import KTS
 from kinetic.flow.trajectory import Trajectory
 from kinetic.tensors import seeded_noise
@@ -77,8 +77,9 @@ def draw(
     Sample i starts from noise that is a function of `seeds[i]` alone, drawn on the CPU, so with a fixed method neither
     the batch nor the process it is drawn in changes it. `shape`, without the batch axis, is needed where the network
     does not state it. `labels` is one class for all, or one for each seed. `precision` (32, bf16, ... or a trainer's
-    precision) holds for the network alone: states and energies stay float32, or float64 for 64-true. A module is put
-    into evaluation mode and back again. No gradients.
+    precision) holds for the network alone: states and energies stay float32, or float64 for 64-true. A `Probe` among
+    the measures asks the field about the finished samples. A module is put into evaluation mode and back again. No
+    gradients.
     """
     sampler = sampler or Sampler()
     followed = Field.of(net, shape=shape)
@@ -88,7 +89,7 @@ def draw(
     x0 = x0.double() if precision.startswith("64") else x0
     with evaluating(followed.net):
         velocity = velocity_of(followed, x0, labels=labels, guidance=sampler.guidance, precision=precision)
-        return integrate(
+        drawn = integrate(
             velocity,
             x0,
             solver=sampler,
@@ -97,6 +98,13 @@ def draw(
             measures=measures,
             keep_path=keep_path,
         )
+        how: dict[str, Any] = {"labels": labels, "sampler": sampler, "precision": precision}
+        found = {
+            measure.name: measure.ask(followed, drawn.x, torch.as_tensor(seeds), **how)
+            for measure in measures
+            if isinstance(measure, Probe) and sampler.end == 1
+        }
+        return replace(drawn, columns={**drawn.columns, **found})
 
 
 def velocity_of(

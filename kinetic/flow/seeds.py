@@ -126,7 +126,6 @@ class ValidationSampling:
         labels: one class, a list of classes that take turns, or "balanced".
         batch_size: drawn at a time, on each device.
         precision: of the network while sampling, "32" or "bf16"; states and energies stay float32.
-        renoise: measure the re-noising response of every sample too, at 0.6 of the cost of drawing it.
         measures: further numbers for each sample: class paths of `kinetic.flow.measures.Measure`, or class_path and
             init_args of such.
     """
@@ -136,7 +135,6 @@ class ValidationSampling:
     labels: Literal["balanced"] | int | list[int] = "balanced"
     batch_size: int = 256
     precision: Literal["32", "bf16"] = "32"
-    renoise: bool = False
     measures: tuple[str | dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

@@ -19,7 +19,6 @@ from kinetic.flow.paths import path as affine_path
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import ValidationSampling, seed_loader
 from kinetic.flow.trajectory import Trajectory
-from kinetic.memorization.detectors import Response, renoise
 from kinetic.models.checkpoint import MEASURES, NETWORKS, check_weights
 from kinetic.tensors import seed_from, seeded_noise
 from kinetic.training.averaging import AveragedNetwork
@@ -241,8 +240,7 @@ class FlowMatching(LightningModule):
         """
         if "seeds" in batch:
             try:
-                drawn = self.draw(batch, self.sampler, precision=self.samples.precision)
-                return self._renoised(batch, drawn) if self.samples.renoise else drawn
+                return self.draw(batch, self.sampler, precision=self.samples.precision)
             except IntegrationError as error:
                 first, last = int(batch["seeds"][0]), int(batch["seeds"][-1])
                 return IntegrationError(f"seeds {first} to {last} were not drawn: {error}")
@@ -287,17 +285,6 @@ class FlowMatching(LightningModule):
             precision=precision,
             measures=self.measures,
         )
-
-    def _renoised(self, batch: Batch, drawn: Trajectory) -> Trajectory:
-        response = renoise(
-            self.sampling_network,
-            drawn.x,
-            batch["seeds"],
-            labels=batch["labels"],
-            sampler=self.sampler,
-            precision=self.samples.precision,
-        )
-        return drawn.with_column(Response(), response)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave seeds and their labels on the host, where noise is drawn and labels are checked."""
