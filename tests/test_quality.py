@@ -77,6 +77,17 @@ def test_copies_lie_in_every_ball_far_from_the_origin_too() -> None:
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
 
 
+def test_the_neighbour_that_sets_a_radius_lies_in_the_ball_whatever_the_rounding() -> None:
+    real = draw(150, 37)
+    for k in (1, 2, 5):
+        copies = real[torch.randperm(150, generator=torch.Generator().manual_seed(k))]
+        found = overlap(copies[:149], real, radii(real, k=k), k=k)
+        held = 150 * (k + 1) - sum(  # each ball holds itself and k more, without the copy that is left out
+            distance(x, copies[149]) <= radius(real, i, k) + 1e-9 for i, x in enumerate(real)
+        )
+        assert found.density == pytest.approx(held / (k * 149), rel=1e-12)
+
+
 def test_sets_apart_and_dropped_modes() -> None:
     real = torch.cat([draw(60), draw(60, seed=1) + 100])
     good = draw(60, seed=2)

@@ -4,7 +4,7 @@ Its figures compare settings on one data set and are not to be compared with pub
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +28,17 @@ class Classifier:
 
     trunk: nn.Module  # [n, ...] -> [n, 64]
     head: nn.Module  # [n, 64] -> [n, classes]
-    shape: torch.Size  # of an image
+    shape: torch.Size  # of an image as the network sees it, see `shrunk`
     accuracy: float  # of the held-out images
     tested: int  # how many they are
     steps: int  # of training
 
     def features(self, x: Tensor) -> Tensor:
         """Activations [n, 64] of the layer before the last, of images float32 [n, ...] in [-1, 1]."""
-        if x.shape[1:] != self.shape:
+        small = shrunk(x)
+        if small.shape[1:] != self.shape:
             raise KineticError(f"the classifier was trained on {list(self.shape)}, got images of {list(x.shape[1:])}")
-        return self.trunk(_shrunk(x))
+        return self.trunk(small)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [n, classes] of images float32 [n, ...] in [-1, 1]."""
@@ -70,7 +71,7 @@ def fit_classifier(
         fifth, rest = order[::5], order[torch.arange(len(order)) % 5 != 0]
         held_out, images, labels = (images[fifth], labels[fifth]), images[rest], labels[rest]
     tests, truth = _checked(*held_out, least=1)
-    small = torch.cat([_shrunk(images[rows]) for rows in chunks(len(images), AT_ONCE)])
+    small = shrunk(images)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed_from(seed))
         trunk = _network(small.shape[1:])
@@ -80,9 +81,9 @@ def fit_classifier(
             _train(nn.Sequential(trunk, head), small.clone(), labels.clone(), steps=count, seed=seed)
     for part in (trunk, head):
         part.eval().requires_grad_(False)
-    model = Classifier(trunk, head, images.shape[1:], math.nan, len(tests), count)
+    model = Classifier(trunk, head, small.shape[1:], math.nan, len(tests), count)
     right = [model.logits(tests[rows]).argmax(1) == truth[rows] for rows in chunks(len(tests), AT_ONCE)]
-    return Classifier(trunk, head, images.shape[1:], float(torch.cat(right).float().mean()), len(tests), count)
+    return replace(model, accuracy=float(torch.cat(right).double().mean()))
 
 
 def _checked(images: Tensor, labels: Tensor | None, *, least: int) -> tuple[Tensor, Tensor]:
@@ -97,11 +98,12 @@ def _checked(images: Tensor, labels: Tensor | None, *, least: int) -> tuple[Tens
     return images.detach().float().cpu(), labels.detach().long().cpu()
 
 
-def _shrunk(x: Tensor) -> Tensor:
+def shrunk(x: Tensor) -> Tensor:
     """Shrink pictures to at most 32 pixels a side by averaging areas."""
     if x.ndim != 4 or max(x.shape[2:]) <= LARGEST:
         return x
-    return functional.interpolate(x, size=[min(side, LARGEST) for side in x.shape[2:]], mode="area")
+    size = [min(side, LARGEST) for side in x.shape[2:]]
+    return torch.cat([functional.interpolate(x[rows], size=size, mode="area") for rows in chunks(len(x), AT_ONCE)])
 
 
 def _network(shape: torch.Size) -> nn.Module:

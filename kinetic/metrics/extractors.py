@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet, ImageSource
-from kinetic.metrics.classifier import Classifier, fit_classifier
+from kinetic.metrics.classifier import Classifier, fit_classifier, shrunk
 from kinetic.metrics.features import Extractor
 from kinetic.metrics.moments import Moments, moments
 from kinetic.metrics.networks import (
@@ -155,5 +155,6 @@ def classifier_extractor(model: Classifier, *, device: torch.device | str = "cpu
 
 def _classifier(training: Training) -> Classifier:
     images = ImageSet.of(training.images, "the training set")
-    parts = [flat.unflatten(1, images.shape) for _, flat, _ in images.chunks(1024, dtype=torch.float32, scaled=True)]
-    return fit_classifier(torch.cat(parts), training.labels, held_out=training.held_out, seed=training.seed)
+    passes = images.chunks(512, dtype=torch.float32, scaled=True)
+    small = torch.cat([shrunk(flat.unflatten(1, images.shape)) for _, flat, _ in passes])
+    return fit_classifier(small, training.labels, held_out=training.held_out, seed=training.seed)

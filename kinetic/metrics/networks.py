@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinetic.data.pixels import to_uint8
 from kinetic.errors import KineticError
 from kinetic.metrics.features import Extractor, pictures
 from kinetic.store.files import sha256
@@ -81,6 +80,8 @@ def inception_extractor(name: str = "inception", *, device: Device = "cpu") -> E
         raise KineticError(
             "inception needs torch-fidelity: uv sync --extra inception, or pip install kinetic-flow[inception]"
         ) from None
+    from kinetic.data.pixels import to_uint8  # whose package imports Lightning
+
     path = name.removeprefix("inception").removeprefix(":")
     weights = read_weights(Path(path)) if path else _downloaded(fidelity.URL_INCEPTION_V3)
     buffer = io.BytesIO()  # torch-fidelity reads files in the way that executes what is in them
