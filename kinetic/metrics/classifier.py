@@ -16,7 +16,7 @@ from kinetic.tensors import chunks, exact_products, generator, seed_from
 WIDTH = 64  # numbers of the layer before the last
 LARGEST = 32  # pixels a side; larger pictures are shrunk
 BATCH = 128
-STEPS = (150, 400)  # least and most
+STEPS = (150, 300)  # least and most
 WORK = 2e11  # multiplications of all forward passes together, which take less than a minute on one core
 AT_ONCE = 512  # images in evaluation
 RATE = 3e-3

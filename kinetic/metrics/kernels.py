@@ -37,7 +37,8 @@ def kernel_distance(
     """KID of samples [M, F] and real features [N, F]: the mean over random subsets of at most half of the smaller set.
 
     Of halves of a set the spread is that of the whole set's value; of smaller subsets it is larger by
-    √(n / size - 1) (the delete-d jackknife, Shao and Wu 1989). The finite number of subsets is added to it.
+    √(n / size - 1) (the delete-d jackknife, Shao and Wu 1989). The finite number of subsets is added to it. Where the
+    sets hardly differ the error is too large, by a factor of two or more: errors fall as 1 / n there, not as 1 / √n.
     """
     fewest = min(len(samples), len(real))
     size = min(subset_size, fewest // 2)
