@@ -240,6 +240,9 @@ def test_a_folder_as_timm_saves_it(weights: Path, tmp_path: Path) -> None:
     found = extractor(f"timm:{tmp_path}")
     assert found.resize == "bicubic 24, antialiased"
     assert found.identity["mean"] == [0.1] * 3
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": 3}}))
+    with pytest.raises(KineticError, match=r"config\.json: 'int' object"):
+        extractor(f"timm:{tmp_path}")
 
 
 def test_weights_are_read_without_executing_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

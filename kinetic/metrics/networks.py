@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinetic.errors import KineticError
+from kinetic.errors import KineticError, refusing
 from kinetic.metrics.features import Extractor, pictures
 from kinetic.store.files import sha256
 from kinetic.store.plain import read_json
@@ -40,9 +40,9 @@ def timm_extractor(name: str, *, size: int | None = None, device: Device = "cpu"
         net = _timm(config["architecture"], **_plain_args(config))
         told = config.get("pretrained_cfg")
         _load(net, read_weights(weights), name=str(weights))
-        return _timm_extractor(
-            name, net, {**net.pretrained_cfg, **(told if isinstance(told, dict) else {})}, size, device
-        )
+        cfg = {**net.pretrained_cfg, **(told if isinstance(told, dict) else {})}
+        with refusing(f"{model}/config.json"):
+            return _timm_extractor(name, net, cfg, size, device)
     if not file:
         net = _timm(model, pretrained=True)
         return _timm_extractor(name, net, net.pretrained_cfg, size, device)
