@@ -1,7 +1,6 @@
 """Batches of samples on disk, as they were drawn: what every file is made from, and what an interruption leaves."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from kinetic.data.pixels import from_uint8, to_uint8
 from kinetic.errors import KineticError
 from kinetic.flow.trajectory import Trajectory
 from kinetic.samples.table import NO_LABEL, Array, Column, SampleTable
-from kinetic.store.arrays import npy_header, npy_values
+from kinetic.store.arrays import read_npz
 from kinetic.store.files import replacing
 from kinetic.store.plain import parse_json
 
@@ -67,31 +66,12 @@ def write_part(path: Path, part: Part) -> None:
 def read_part(path: Path) -> Part:
     """Read a part back; raises KineticError if it is damaged."""
     try:
-        return _part(_arrays(path))
+        return _part(read_npz(path))
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # whatever zipfile and numpy make of bytes that they did not write
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise KineticError(f"{path} is damaged ({reason}); remove it and run the same command again") from None
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    """Read the arrays of a file; ValueError where it claims more than it holds."""
-    with zipfile.ZipFile(path) as archive:
-        size = path.stat().st_size
-        members = {part.filename.removesuffix(".npy"): part for part in archive.infolist()}
-        if sum(part.file_size for part in members.values()) > size or any(p.compress_type for p in members.values()):
-            raise ValueError(f"it claims to hold more than its {size:,} bytes")
-        return {name: _array(archive.read(members[name])) for name in members}
-
-
-def _array(data: bytes) -> Array:
-    """Decode an npy file, whose header is held against the bytes behind it before anything is allocated."""
-    header = npy_header(data)
-    shape, dtype = header.shape, header.dtype
-    if dtype.hasobject or min(shape, default=1) < 0 or header.promised != header.there:
-        raise ValueError(f"an array of shape {shape!s:.80} and kind {dtype!s:.40} is not what it holds")
-    return np.array(npy_values(data, header))
 
 
 def _part(arrays: dict[str, Array]) -> Part:

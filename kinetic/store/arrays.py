@@ -2,6 +2,8 @@
 
 import io
 import math
+import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,3 +40,22 @@ def npy_values(data: bytes, header: Header) -> NDArray[Any]:
         return np.empty(header.shape, header.dtype)
     values = np.frombuffer(data, header.dtype, offset=header.offset)
     return values.reshape(header.shape[::-1]).T if header.fortran else values.reshape(header.shape)
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an uncompressed npz file; ValueError where it claims more than it holds."""
+    with zipfile.ZipFile(path) as archive:
+        size = path.stat().st_size
+        members = {part.filename.removesuffix(".npy"): part for part in archive.infolist()}
+        if sum(part.file_size for part in members.values()) > size or any(p.compress_type for p in members.values()):
+            raise ValueError(f"it claims to hold more than its {size:,} bytes")
+        return {name: _array(archive.read(members[name])) for name in members}
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """Decode an npy file, whose header is held against the bytes behind it before anything is allocated."""
+    header = npy_header(data)
+    shape, dtype = header.shape, header.dtype
+    if dtype.hasobject or min(shape, default=1) < 0 or header.promised != header.there:
+        raise ValueError(f"an array of shape {shape!s:.80} and kind {dtype!s:.40} is not what it holds")
+    return np.array(npy_values(data, header))
