@@ -24,7 +24,7 @@ from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
 from kinetic.studies.controls import STOPS, stopped
-from kinetic.studies.experiment import Experiment, draw_parts, predictor
+from kinetic.studies.experiment import Experiment, Setting, draw_parts, predictor
 from kinetic.training.loggers import is_rank_zero
 from kinetic.training.times import UNTRAINED
 
@@ -53,7 +53,7 @@ def sample(args: list[str]) -> None:
         samplers |= _stops(samplers["off"])
     job = Experiment(
         origin=origin,
-        samplers=samplers,
+        settings={name: Setting(sampler=sampler) for name, sampler in samplers.items()},
         seeds=seeds_of(options),
         folder=folder,
         labels=labels_of(options, origin.class_names),

@@ -133,7 +133,7 @@ class KTS:
         """β(t) from τ on."""
         return self.beta * _ramp(_clamped((t - self.tau) / (1 - self.tau)), self.landing, self.k)
 
-    def to_dict(self) -> dict[str, float | str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain types, for a configuration or a checkpoint; `gains` only where there are any."""
         values = asdict(self)
         gains = values.pop("gains")
@@ -161,9 +161,7 @@ def _checked_gains(gains: Any, alpha: float, beta: float) -> tuple[tuple[float, 
         raise KineticError("KTS gains must be pairs of rising times and gains, at least one")
     wrong = next((p for p in pairs if not (0 <= p[0] <= 1 and p[1] >= 0 and math.isfinite(p[1]))), None)
     if wrong is not None:
-        raise KineticError(
-            f"KTS gains are finite numbers of at least 0 at times in [0, 1], got {wrong[1]} at {wrong[0]}"
-        )
+        raise KineticError(f"KTS gains are finite and at least 0 at times in [0, 1], got {wrong[1]} at {wrong[0]}")
     return pairs
 
 

@@ -1,14 +1,14 @@
 """Drawing many samples under Lightning's `Trainer.predict`: on one process or several, and batch by batch to disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kinetic.errors import KineticError
@@ -77,11 +77,11 @@ class Plan:
 
 
 class SamplingModule(LightningModule):
-    """A field with the settings to draw samples under."""
+    """Fields and samplers by the name of the setting that samples are drawn under."""
 
     def __init__(
         self,
-        field: Field,
+        fields: Mapping[str, Field],
         samplers: Mapping[str, Sampler],
         plan: Plan,
         *,
@@ -95,8 +95,9 @@ class SamplingModule(LightningModule):
         With `exact` pictures are kept as floats, as distances need them.
         """
         super().__init__()
-        self.net = field.net  # where Lightning finds it, to move it to the device
-        self.field, self.samplers, self.plan = field, dict(samplers), plan
+        networks = [field.net for field in fields.values() if isinstance(field.net, nn.Module)]
+        self.networks = nn.ModuleList(networks)  # where Lightning finds them, to move them to the device
+        self.fields, self.samplers, self.plan = dict(fields), dict(samplers), plan
         self.draw_precision, self.measures, self.response = precision, tuple(measures), response
         self.exact = exact
 
@@ -115,7 +116,7 @@ class SamplingModule(LightningModule):
     def predict_step(self, batch: Job, batch_idx: int, dataloader_idx: int = 0) -> Trajectory:
         """Draw the samples of {"setting", "seeds", "labels"}; what goes wrong becomes a KineticError with advice."""
         sampler, seeds = self.samplers[batch["setting"]], batch["seeds"].tolist()
-        field = replace(self.field, net=self.net)
+        field = self.fields[batch["setting"]]
         options: dict[str, Any] = {"labels": batch["labels"], "sampler": sampler, "precision": self.draw_precision}
         try:
             drawn = draw(field, seeds, device=self.device, measures=self.measures, **options)
@@ -161,7 +162,7 @@ class PartWriter(Callback):
     ) -> None:
         """Write the part."""
         assert isinstance(pl_module, SamplingModule)
-        pictures = pl_module.field.space == "pixels"
+        pictures = pl_module.fields[batch["setting"]].space == "pixels"
         part = part_of(outputs, batch["seeds"], batch["labels"], pictures=pictures, exact=pl_module.exact)
         write_part(pl_module.plan.path(batch["setting"], batch["number"]), part)
 

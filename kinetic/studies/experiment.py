@@ -24,6 +24,7 @@ from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import Interrupted
 from kinetic.errors import KineticError, refusing
 from kinetic.flow.energy import STANDARD
+from kinetic.flow.field import Field
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import Labels
@@ -50,12 +51,20 @@ Derive = Callable[[dict[str, Tensor], dict[str, Tensor], Sequence[int]], tuple[T
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How samples are drawn, and from what, where that is another field than the experiment's own."""
+
+    sampler: Sampler
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What is drawn, from what, and where it goes.
 
     Attributes:
-        origin: what is followed.
-        samplers: the settings by name; distances are measured from the first.
+        origin: what is followed, but by settings that name another.
+        settings: by name; distances are measured from the first.
         seeds: of the samples, rising.
         folder: for everything that is written.
         labels: one class, several that take turns, or "balanced".
@@ -68,7 +77,7 @@ class Experiment:
     """
 
     origin: Origin
-    samplers: Mapping[str, Sampler]
+    settings: Mapping[str, Setting]
     seeds: Sequence[int]
     folder: Path
     labels: Labels = "balanced"
@@ -80,13 +89,29 @@ class Experiment:
     copies: int = 0
 
     def __post_init__(self) -> None:
-        if not self.samplers:
+        if not self.settings:
             raise KineticError("an experiment needs at least one setting")
         if self.precision not in PRECISIONS:
             raise KineticError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
         guided = next((s.guidance for s in self.samplers.values() if s.guidance != 1), None)
         if guided is not None and self.origin.field.num_classes is None:
             raise KineticError(f"--guidance {guided:g} needs a network with classes; leave it out")
+        for name, field in self.fields.items():
+            own, theirs = ((one.shape, one.num_classes) for one in (self.origin.field, field))
+            if own != theirs:
+                raise KineticError(
+                    f"{name}: samples of shape {theirs[0]} and {theirs[1]} classes, not of {own[0]} and {own[1]}"
+                )
+
+    @property
+    def samplers(self) -> dict[str, Sampler]:
+        """The sampler of each setting."""
+        return {name: setting.sampler for name, setting in self.settings.items()}
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The field of each setting."""
+        return {name: (setting.origin or self.origin).field for name, setting in self.settings.items()}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,19 +123,21 @@ class Experiment:
 
     def identity(self) -> dict[str, Any]:
         """Plain types that decide what the samples are."""
+        others = {name: setting.origin.identity for name, setting in self.settings.items() if setting.origin}
         more = [m.name for m in self.measures if m not in STANDARD] + (["response"] if self.response else [])
         return {
             **self.origin.identity,
             "labels": self.labels if self.origin.field.num_classes is not None else None,
             "precision": self.precision,
             "samplers": {name: sampler.to_dict() for name, sampler in self.samplers.items()},
+            **({"fields": others} if others else {}),
             **({"measures": more} if more else {}),
         }
 
 
 def experiment(
     origin: Origin,
-    samplers: Mapping[str, Sampler] | Sampler,
+    settings: Mapping[str, Sampler | Setting] | Sampler,
     *,
     seeds: Sequence[int],
     out: Path | str,
@@ -126,13 +153,14 @@ def experiment(
 ) -> dict[str, SampleTable]:
     """Draw `seeds` from `origin` under every setting into the folder `out`, and return the table of each setting.
 
+    A setting is a sampler, or one with a field of its own; all share seeds, labels and the shape of samples.
     What is there already is not drawn again. With a `training_set` the samples are compared with it. All rows are in
     OUT/samples.parquet, too. The rest is as in `Experiment`. On several processes all but the first return {}.
     """
-    named = {"samples": samplers} if isinstance(samplers, Sampler) else dict(samplers)
+    named = {"samples": settings} if isinstance(settings, Sampler) else dict(settings)
     job = Experiment(
         origin=origin,
-        samplers=named,
+        settings={name: Setting(sampler=s) if isinstance(s, Sampler) else s for name, s in named.items()},
         seeds=list(seeds),
         folder=Path(out),
         labels=labels,
@@ -171,15 +199,15 @@ def draw_parts(job: Experiment, trainer: Trainer, *, overwrite: bool = False) ->
     device = trainer.strategy.root_device
     usual = min(BATCH.get(device.type, 256), max(-(-len(job.seeds) // trainer.world_size), 1))
     batch = usual if job.batch_size is None else job.batch_size
-    plan = Plan(job.folder / PARTS, tuple(job.samplers), job.seeds, job.labels, job.origin.field.num_classes, batch)
+    plan = Plan(job.folder / PARTS, tuple(job.settings), job.seeds, job.labels, job.origin.field.num_classes, batch)
     if is_rank_zero():  # other processes get their batches from the first
         plan = _claimed(job, plan, device, overwrite=overwrite)
         if not plan.missing():
             print(f"all samples are in {os.path.relpath(job.folder)} already", file=sys.stderr)
             if trainer.world_size == 1:  # several processes go on together or not at all
                 return plan
-    settings = {"precision": job.precision, "measures": job.measures, "response": job.response, "exact": job.exact}
-    module = SamplingModule(job.origin.field, job.samplers, plan, **settings)  # type: ignore[arg-type]
+    how = {"precision": job.precision, "measures": job.measures, "response": job.response, "exact": job.exact}
+    module = SamplingModule(job.fields, job.samplers, plan, **how)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there
     try:
         trainer.predict(module, return_predictions=False)
@@ -194,7 +222,7 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
         job.folder,
         job.shape,
         pictures=job.origin.field.space == "pixels",
-        samples=len(job.seeds) * len(job.samplers),
+        samples=len(job.seeds) * len(job.settings),
         copies=job.copies,
         steps=max(sampler.steps for sampler in job.samplers.values()),
         exact=job.exact,
