@@ -5,7 +5,7 @@ x̂ = x_t + (1 - t) v(x_t, t), the mean over a few noises that are the same for 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,14 @@ from kinetic.tensors import seed_from, seeded_noise
 CLEAN = 0xC1EA  # keeps the noises of cleaning apart from those that samples start from
 TIME, NOISES, BATCH = 0.9, 4, 256
 Clean = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """How images are cleaned, and the training images after that."""
+
+    clean: Clean
+    training_set: TrainingSet
 
 
 def cleaner(

@@ -28,9 +28,10 @@ from kinetic.flow.field import Field
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import Labels
+from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
-from kinetic.samples.copying import CopySearch, with_copies
+from kinetic.samples.copying import CopySearch, with_cleaned_copies, with_copies
 from kinetic.samples.drawing import PartWriter, Plan, SamplingModule
 from kinetic.samples.export import write_parquet
 from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
@@ -99,9 +100,7 @@ class Experiment:
         for name, field in self.fields.items():
             own, theirs = ((one.shape, one.num_classes) for one in (self.origin.field, field))
             if own != theirs:
-                raise KineticError(
-                    f"{name}: samples of shape {theirs[0]} and {theirs[1]} classes, not of {own[0]} and {own[1]}"
-                )
+                raise KineticError(f"{name}: its samples have shape and classes {theirs}, those of the others {own}")
 
     @property
     def samplers(self) -> dict[str, Sampler]:
@@ -240,16 +239,19 @@ def collect(
     plan: Plan,
     *,
     training_set: TrainingSet | None = None,
+    cleaned: Cleaned | None = None,
     derived: Mapping[str, Derive] | None = None,
     files: Iterable[AbstractContextManager[Take]] = (),
 ) -> dict[str, SampleTable]:
     """Go through the parts once: the table of each setting, and whatever `files` make of the parts.
 
     Where several settings are drawn, a column `moved` is the distance from the same seed's sample under the first.
-    `derived` makes further settings out of the samples of a batch, without drawing.
+    `derived` makes further settings out of the samples of a batch, or of settings derived before, without drawing.
+    Samples are compared with a `training_set`, and after cleaning with that of `cleaned`.
     """
     rows: dict[str, list[SampleTable]] = {name: [] for name in (*plan.settings, *(derived or {}))}
     search = CopySearch(training_set) if training_set is not None else None
+    again = CopySearch(cleaned.training_set) if cleaned is not None else None
     with ExitStack() as stack:
         takes = [stack.enter_context(file) for file in files]
         done = 0
@@ -267,10 +269,14 @@ def collect(
                 rows[name].append((table if done < PROFILES else table.without_power()).with_columns(known))
                 if search is not None:
                     search.add(name, images[name], seeds)
+                if again is not None and cleaned is not None:
+                    again.add(name, cleaned.clean(images[name]), seeds)
             done += len(seeds)
     tables = {name: SampleTable.join(parts, profiles=PROFILES) for name, parts in rows.items()}
     if search is not None:
         tables = {name: with_copies(table, search.rows(name)) for name, table in tables.items()}
+    if again is not None:
+        tables = {name: with_cleaned_copies(table, again.rows(name)) for name, table in tables.items()}
     write_parquet(job.folder / TABLE, tables)
     return tables
 
