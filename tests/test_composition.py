@@ -6,7 +6,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kinetic.errors import KineticError
-from kinetic.flow.composition import Composed, Schedule, away_from, hand_over
+from kinetic.flow.composition import Composed, Pieces, away_from, hand_over
 from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.field import Field
 from kinetic.flow.paths import path
@@ -175,7 +175,7 @@ def test_choosing_does_not_wait_for_a_device(method: str) -> None:
         (lambda a: hand_over(a, Field(Linear(1), shape=(4,))), "another shape"),
         (lambda a: hand_over(a, field(Linear(1), num_classes=3)), "another number of classes"),
         (lambda a: hand_over(a, field(Linear(1), path=path("gvp"))), "another path"),
-        (lambda a: Schedule((0.5, 0.1), ({}, {})), "rise from 0"),
+        (lambda a: Pieces((0.5, 0.1), ({}, {})), "rise from 0"),
     ],
 )
 def test_what_cannot_be_combined_is_one_line(make, words: str) -> None:

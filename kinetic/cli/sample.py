@@ -45,7 +45,7 @@ def sample(args: list[str]) -> None:
     folder = Path(options.out) if options.out else origin.home / _name(options)
     if options.format and "png" in options.formats and origin.field.space != "pixels":
         raise KineticError(f"samples of shape {origin.field.shape} are no pictures; use --format npz or shards")
-    _warn_of_guidance(origin, *(setting.sampler for setting in settings.values()))
+    _warn_of_guidance([(setting.origin or origin, setting.sampler) for setting in settings.values()])
     if options.index is not None:
         _close_up(options, origin, settings[SINGLE].sampler, folder, device)
         return
@@ -91,10 +91,10 @@ def _measures(options: Any, origin: Origin) -> tuple[Measure, ...]:
     return (*STANDARD, *more)
 
 
-def _warn_of_guidance(origin: Origin, *samplers: Sampler) -> None:
+def _warn_of_guidance(drawn: list[tuple[Origin, Sampler]]) -> None:
     """Tell that guidance leads away from a label that was never trained."""
-    classes = origin.field.num_classes is not None
-    if classes and not origin.null_trained and any(sampler.guidance != 1 for sampler in samplers) and is_rank_zero():
+    guided = [origin for origin, sampler in drawn if sampler.guidance != 1 and origin.field.num_classes is not None]
+    if not all(origin.null_trained for origin in guided) and is_rank_zero():
         print(f"warning: {UNTRAINED}", file=sys.stderr)
 
 

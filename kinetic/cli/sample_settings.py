@@ -12,6 +12,7 @@ from kinetic.cli.options import CALIBRATED, naming, shaping_of, solver_settings
 from kinetic.cli.sample_options import origin_of, trusted
 from kinetic.errors import KineticError
 from kinetic.flow.composition import LATE, TRAINING, away_from, hand_over
+from kinetic.flow.field import Field
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.shaping import KTS
 from kinetic.memorization.calibration import FLOOR, calibrated_shaping
@@ -54,7 +55,8 @@ class Choices:
     def run(self) -> Path:
         """Folder of the run that earlier checkpoints, training images and measurements belong to."""
         if self.late.run is None:
-            raise KineticError(f"{self.late.name} lies in no run, which {self.names[-1]} needs; name a run")
+            needy = next(name for name in self.names if name in (*COMPOSED, CALIBRATED))
+            raise KineticError(f"{self.late.name} lies in no run, which {needy} needs; name a run")
         return self.late.run
 
     @cached_property
@@ -125,7 +127,7 @@ class Choices:
         about = {"weight": weight, "between": list(times), "other": theirs.identity}
         return self._origin(name, field, about, f"left for {self.before.name}, away from {theirs.name}")
 
-    def _origin(self, name: str, field: Any, about: dict[str, Any], words: str) -> Origin:
+    def _origin(self, name: str, field: Field, about: dict[str, Any], words: str) -> Origin:
         return replace(
             self.late,
             field=field,

@@ -30,7 +30,7 @@ Weights = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Pieces:
     """Weights of the parts, constant between times: `weights[i]` from `starts[i]` (rising, the first is 0) on.
 
     A part without a weight, or with 0, is not evaluated there.
@@ -42,7 +42,7 @@ class Schedule:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in pairwise(self.starts)) and self.starts[:1] == (0.0,) and self.starts[-1] < 1
         if len(self.starts) != len(self.weights) or not rising:
-            raise KineticError(f"a schedule needs times that rise from 0 and stay below 1, got {self.starts}")
+            raise KineticError(f"pieces need times that rise from 0 and stay below 1, got {self.starts}")
 
     def at(self, t: float, *, slack: float = SLACK) -> Weights:
         """The weights at a time on the host."""
@@ -61,19 +61,19 @@ class Blend:
     """A velocity made of others by name; `free` are those that no network is evaluated for."""
 
     velocities: Mapping[str, Velocity]
-    schedule: Schedule
+    pieces: Pieces
     free: frozenset[str] = frozenset()
 
     @property
     def jumps(self) -> tuple[float, ...]:
         """Times at which the velocity is discontinuous."""
-        return self.schedule.starts[1:]
+        return self.pieces.starts[1:]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity at `x` [B, ...] and times `t`, 0-d or [B]; every part is evaluated."""
         t = t.expand(x.shape[0])
         parts = {name: velocity(x, t).to(x.dtype) for name, velocity in self.velocities.items()}
-        terms = [expand(self.schedule.over(name, t), x).to(x.dtype) * v for name, v in parts.items()]
+        terms = [expand(self.pieces.over(name, t), x).to(x.dtype) * v for name, v in parts.items()]
         return torch.stack(terms).sum(0)
 
     def at(self, x: Tensor, t: Tensor, now: float, *, slack: float = SLACK) -> tuple[Tensor, dict[str, Tensor], int]:
@@ -81,7 +81,7 @@ class Blend:
 
         `t` [B] holds the same time on the device.
         """
-        weights = {name: weight for name, weight in self.schedule.at(now, slack=slack).items() if weight}
+        weights = {name: weight for name, weight in self.pieces.at(now, slack=slack).items() if weight}
         parts = {name: self.velocities[name](x, t).to(x.dtype) for name in weights}
         terms = [v if weights[name] == 1 else weights[name] * v for name, v in parts.items()]
         return sum(terms[1:], start=terms[0]), parts, len(parts.keys() - self.free)
@@ -90,9 +90,9 @@ class Blend:
 class Composed(nn.Module):
     """The fields of a blend as one network `net(x, t, labels) -> v`, which moves to a device with all of them."""
 
-    def __init__(self, parts: Mapping[str, Field], schedule: Schedule) -> None:
+    def __init__(self, parts: Mapping[str, Field], pieces: Pieces) -> None:
         super().__init__()
-        self.parts, self.schedule = dict(parts), schedule
+        self.parts, self.pieces = dict(parts), pieces
         self.nets = nn.ModuleList(field.net for field in parts.values() if isinstance(field.net, nn.Module))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -102,7 +102,7 @@ class Composed(nn.Module):
     def blend(self, velocity: Callable[[Field], Velocity]) -> Blend:
         """Make the velocity of each part by `velocity`, which knows labels, guidance and precision."""
         free = frozenset(name for name, field in self.parts.items() if isinstance(field.net, EmpiricalVelocity))
-        return Blend({name: velocity(field) for name, field in self.parts.items()}, self.schedule, free)
+        return Blend({name: velocity(field) for name, field in self.parts.items()}, self.pieces, free)
 
 
 class PartEnergy(Rate):
@@ -135,7 +135,7 @@ def hand_over(late: Field, before: Field, *, at: float = 0.7) -> Field:
     """
     if not 0 < at < 1:
         raise KineticError(f"a hand-over must be strictly between 0 and 1, got {at}")
-    return _composed({LATE: late, BEFORE: before}, Schedule((0.0, at), ({LATE: 1.0}, {BEFORE: 1.0})), BEFORE)
+    return _composed({LATE: late, BEFORE: before}, Pieces((0.0, at), ({LATE: 1.0}, {BEFORE: 1.0})), BEFORE)
 
 
 def away_from(
@@ -155,10 +155,10 @@ def away_from(
     pieces = [(0.0, alone)] if start > 0 else []
     pieces += [(start, both), *([(end, alone)] if end < 1 else [])]
     starts, weights = zip(*pieces, strict=True)
-    return _composed({BEFORE: base, name: other}, Schedule(starts, weights), BEFORE)
+    return _composed({BEFORE: base, name: other}, Pieces(starts, weights), BEFORE)
 
 
-def _composed(parts: dict[str, Field], schedule: Schedule, first: str) -> Field:
+def _composed(parts: dict[str, Field], pieces: Pieces, first: str) -> Field:
     base = parts[first]
     for name, field in parts.items():
         for what, own, theirs in (
@@ -169,5 +169,5 @@ def _composed(parts: dict[str, Field], schedule: Schedule, first: str) -> Field:
             if own != theirs:
                 raise KineticError(f"fields of another {what} cannot be combined: {first} has {own}, {name} {theirs}")
     null = all(field.null_label for field in parts.values())
-    net = Composed(parts, schedule)
+    net = Composed(parts, pieces)
     return replace(base, net=net, null_label=null, prediction="velocity", time="noise_to_data")
