@@ -21,7 +21,7 @@ from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.field import Field
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import calibrated
-from kinetic.memorization.earlier import controls_of, kept_checkpoints, onset_step
+from kinetic.memorization.earlier import controls_of, earlier_checkpoint, kept_checkpoints, onset_step
 from kinetic.models.opening import open_checkpoint
 from kinetic.store.files import sha256
 from kinetic.store.tables import StepTable
@@ -240,8 +240,15 @@ def test_which_checkpoints_there_are(run):
     (run / "checkpoints/step=6.ckpt").unlink()
     assert kept_checkpoints(run)[6].name == "before-onset.ckpt"
     (run / "onset.json").write_text(json.dumps({"step": 3}))
+    assert earlier_checkpoint(run, "before-onset").name == "step=2.ckpt"
     assert list(controls_of(run, 9)) == [2, 4, 6]
     assert list(controls_of(run, 9, most=2)) == [2, 4]
+    (run / "onset.json").write_text(json.dumps({"step": 5}))
+    assert earlier_checkpoint(run, "before-onset").name == "step=4.ckpt"
+    shutil.copy(run / "checkpoints/step=2.ckpt", run / "checkpoints/before-onset.ckpt")  # 4 came after that validation
+    assert earlier_checkpoint(run, "before-onset").name == "step=2.ckpt"
+    assert list(controls_of(run, 9)) == [2, 4]
+    shutil.copy(run / "checkpoints/last.ckpt", run / "checkpoints/before-onset.ckpt")
     (run / "onset.json").unlink()
     assert list(controls_of(run, 9)) == [2, 4, 6]
     assert torch.load(run / "checkpoints/before-onset.ckpt", weights_only=True)["global_step"] == 6

@@ -35,7 +35,10 @@ def onset_step(run: Path) -> int | None:
 
 
 def earlier_checkpoint(run: Path, which: str) -> Path:
-    """Find `which`: "before-onset" (the last kept before it), a step of the run, or a file; KineticError without it."""
+    """Find `which`: "before-onset", a step of the run that was kept, or a file; KineticError where there is none.
+
+    "before-onset" is the last validation without copying where that was kept, else the last checkpoint before it.
+    """
     if which == BEFORE_ONSET:
         return _before_onset(run)
     if not which.isdecimal():
@@ -52,13 +55,24 @@ def _before_onset(run: Path) -> Path:
     onset, kept = onset_step(run), kept_checkpoints(run)
     if onset is None:
         raise KineticError(f"run {run.name} has no onset, so none of its checkpoints is {BEFORE_ONSET}; {_kept(kept)}")
-    before = [step for step in kept if step < onset]
-    if not before:
+    before = _step_before(run, onset, kept)
+    if before is None:
         raise KineticError(
             f"run {run.name} kept no checkpoint before its onset at step {onset}; train with --run.keep_every N, "
             "or name a checkpoint's file"
         )
-    return kept[before[-1]]
+    return kept[before]
+
+
+def _step_before(run: Path, onset: int, kept: dict[int, Path]) -> int | None:
+    """The step of before-onset.ckpt, the last validation without copying, where it was kept; else the last before.
+
+    An onset is only known to lie between two validations, and a later checkpoint of these may copy already.
+    """
+    judged = _step_of(run / BEFORE) if (run / BEFORE).is_file() else None
+    if judged is not None and judged < onset:
+        return judged
+    return max((step for step in kept if step < onset), default=None)
 
 
 def _kept(kept: dict[int, Path]) -> str:
@@ -78,8 +92,8 @@ def controls_of(run: Path, step: int, *, most: int = 3) -> dict[int, Path]:
     if onset is None:
         chosen = [steps[(2 * i + 1) * len(steps) // (2 * most)] for i in range(most)] if steps else []
     else:
-        first = max(sum(at < onset for at in steps) - 1, 0)
-        chosen = steps[first : first + most]
+        before = _step_before(run, onset, kept)
+        chosen = [at for at in steps if before is None or at >= before][:most]
     return {at: kept[at] for at in sorted(set(chosen))}
 
 

@@ -52,7 +52,7 @@ def _verdict(row: Row, controls: Sequence[Row]) -> str:
         return f"loses to {best.setting!r}: {figures}"
     if theirs.low <= own.high:
         return f"not told apart from {best.setting!r}: {figures}"
-    return f"fewer copies than any control that moves samples as little, as {best.setting!r}: {figures}"
+    return f"fewer copies than the best control that moves samples as little, {best.setting!r}: {figures}"
 
 
 def _share(copies: Copies) -> str:
