@@ -18,7 +18,8 @@ from kinetic.metrics.statistics import wilson
 from kinetic.models.opening import Origin
 from kinetic.studies.compare import Figure, Row, rows_of, table_of, write_rows
 from kinetic.studies.controls import divided_controls, stop_controls
-from kinetic.studies.experiment import Experiment, Setting, collect, draw_parts, experiment, predictor
+from kinetic.studies.experiment import collect, draw_parts, experiment, predictor
+from kinetic.studies.setting import Experiment, Setting
 from kinetic.studies.verdicts import judged
 from kinetic.tensors import seed_from, seeded_noise
 

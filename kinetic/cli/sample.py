@@ -26,7 +26,8 @@ from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
-from kinetic.studies.experiment import Experiment, draw_parts, predictor
+from kinetic.studies.experiment import draw_parts, predictor
+from kinetic.studies.setting import Experiment
 from kinetic.training.loggers import is_rank_zero
 from kinetic.training.times import UNTRAINED
 

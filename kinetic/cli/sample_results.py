@@ -21,7 +21,8 @@ from kinetic.samples.figures import POINTS, draw_energies, sample_grid
 from kinetic.samples.table import SampleTable
 from kinetic.studies.compare import comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import divided_controls, noise_controls
-from kinetic.studies.experiment import Experiment, Take, collect
+from kinetic.studies.experiment import Take, collect
+from kinetic.studies.setting import Experiment
 from kinetic.studies.verdicts import judged, verdict_lines
 from kinetic.text import aligned, cell
 

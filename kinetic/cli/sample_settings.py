@@ -22,7 +22,7 @@ from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open
 from kinetic.store.files import sha256
 from kinetic.store.runs import SUBSET
 from kinetic.studies.controls import checkpoint_controls, stop_controls
-from kinetic.studies.experiment import Setting
+from kinetic.studies.setting import Setting
 
 WEIGHTS = {LATE: 0.25, TRAINING: 0.3}
 BETWEEN = {LATE: (0.0, 1.0), TRAINING: (0.1, 0.8)}

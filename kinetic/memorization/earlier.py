@@ -10,7 +10,7 @@ from kinetic.models.checkpoint import read_checkpoint
 from kinetic.store.plain import parse_json, read_text
 
 BEFORE_ONSET = "before-onset"
-ONSETS = (("onset.json", "F_mem"), ("balance.json", "energy"))  # where an onset is written, the first that has one
+ONSETS = ("onset.json", "balance.json")  # where an onset is written, by F_mem and by energy; the first that has one
 KEPT = re.compile(r"step=(\d{1,12})\.ckpt")
 
 
@@ -25,7 +25,7 @@ def kept_checkpoints(run: Path) -> dict[int, Path]:
 
 def onset_step(run: Path) -> int | None:
     """Step of the onset of copying, by F_mem where it was found, else by energy; None where there was none."""
-    for name, _ in ONSETS:
+    for name in ONSETS:
         if (run / name).is_file():
             found = parse_json(read_text(run / name), name=str(run / name))
             step = found.get("step") if isinstance(found, dict) else None
@@ -46,7 +46,7 @@ def earlier_checkpoint(run: Path, which: str) -> Path:
             raise KineticError(f"no checkpoint {which!r:.120}: pass {BEFORE_ONSET}, a step that was kept, or a file")
         return Path(which)
     kept = kept_checkpoints(run)
-    if int(which) not in kept:
+    if len(which) > 12 or int(which) not in kept:
         raise KineticError(f"run {run.name} kept no checkpoint of step {which:.20}; {_kept(kept)}")
     return kept[int(which)]
 

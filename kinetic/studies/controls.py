@@ -11,7 +11,8 @@ from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.memorization.earlier import controls_of
 from kinetic.models.opening import Origin, open_checkpoint
-from kinetic.studies.experiment import Derive, Setting
+from kinetic.studies.experiment import Derive
+from kinetic.studies.setting import Setting
 from kinetic.tensors import expand, seed_from, seeded_noise
 
 STOPS = (0.98, 0.97)  # which move samples about as far as shaping does

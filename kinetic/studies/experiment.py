@@ -11,9 +11,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import Interrupted
 from kinetic.errors import KineticError, refusing
 from kinetic.flow.energy import STANDARD
-from kinetic.flow.field import Field
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import Labels
@@ -37,101 +35,18 @@ from kinetic.samples.export import write_parquet
 from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
 from kinetic.samples.parts import Part
 from kinetic.samples.table import NO_LABEL, Array, SampleTable
+from kinetic.studies.setting import Experiment, Setting
 from kinetic.training.lightning import most_devices
 from kinetic.training.loggers import is_rank_zero
 
 TABLE = "samples.parquet"
 BATCH = {"cpu": 64}  # samples at a time; 256 on other devices
 PROFILES = 4096  # samples whose power profiles are kept
-PRECISIONS = ("32", "bf16", "16")
 
 Batch = dict[str, Part]  # the same seeds under every setting
 Take = Callable[[Batch, dict[str, Tensor]], None]  # a batch, and its samples as floats, derived settings included
 # From the samples of every setting, how far each moved, and their seeds: further samples, and how far they moved.
 Derive = Callable[[dict[str, Tensor], dict[str, Tensor], Sequence[int]], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """How samples are drawn, and from what, where that is another field than the experiment's own."""
-
-    sampler: Sampler
-    origin: Origin | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What is drawn, from what, and where it goes.
-
-    Attributes:
-        origin: what is followed, but by settings that name another.
-        settings: by name; distances are measured from the first.
-        seeds: of the samples, rising.
-        folder: for everything that is written.
-        labels: one class, several that take turns, or "balanced".
-        batch_size: samples at a time on each device; None chooses.
-        precision: of the network: 32, bf16 or 16.
-        measures: what is measured of every sample.
-        response: whether to find the re-noising response too, at 0.6 of the cost of drawing.
-        exact: keep pictures as floats, as distances need them, from another setting or from training images.
-        copies: in how many formats the samples are written besides, to see whether the disk has room.
-    """
-
-    origin: Origin
-    settings: Mapping[str, Setting]
-    seeds: Sequence[int]
-    folder: Path
-    labels: Labels = "balanced"
-    batch_size: int | None = None
-    precision: str = "32"
-    measures: Sequence[Measure] = STANDARD
-    response: bool = False
-    exact: bool = False
-    copies: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.settings:
-            raise KineticError("an experiment needs at least one setting")
-        if self.precision not in PRECISIONS:
-            raise KineticError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
-        guided = next((s.guidance for s in self.samplers.values() if s.guidance != 1), None)
-        if guided is not None and self.origin.field.num_classes is None:
-            raise KineticError(f"--guidance {guided:g} needs a network with classes; leave it out")
-        for name, field in self.fields.items():
-            own, theirs = ((one.shape, one.num_classes) for one in (self.origin.field, field))
-            if own != theirs:
-                raise KineticError(f"{name}: its samples have shape and classes {theirs}, those of the others {own}")
-
-    @property
-    def samplers(self) -> dict[str, Sampler]:
-        """The sampler of each setting."""
-        return {name: setting.sampler for name, setting in self.settings.items()}
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        """The field of each setting."""
-        return {name: (setting.origin or self.origin).field for name, setting in self.settings.items()}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a sample."""
-        shape = self.origin.field.shape
-        if shape is None:
-            raise KineticError(f"{self.origin.name} does not state the shape of its samples")
-        return shape
-
-    def identity(self) -> dict[str, Any]:
-        """Plain types that decide what the samples are."""
-        others = {name: setting.origin.identity for name, setting in self.settings.items() if setting.origin}
-        more = [m.name for m in self.measures if m not in STANDARD] + (["response"] if self.response else [])
-        return {
-            **self.origin.identity,
-            "labels": self.labels if self.origin.field.num_classes is not None else None,
-            "precision": self.precision,
-            "samplers": {name: sampler.to_dict() for name, sampler in self.samplers.items()},
-            **({"fields": others} if others else {}),
-            **({"measures": more} if more else {}),
-        }
 
 
 def experiment(
