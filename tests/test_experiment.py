@@ -16,6 +16,7 @@ from kinetic.flow.field import Field
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS
 from kinetic.flow.straightness import Straightness
+from kinetic.memorization.detectors import Response
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
 from kinetic.samples.drawing import Plan
@@ -46,7 +47,7 @@ def origin(tmp_path: Path) -> Origin:
 def test_tables_are_what_draw_gives(origin: Origin, tmp_path: Path) -> None:
     measures = (*STANDARD, Straightness())
     tables = experiment(
-        origin, SETTINGS, seeds=range(7), out=tmp_path / "out", batch_size=3, measures=measures, response=True, **CPU
+        origin, SETTINGS, seeds=range(7), out=tmp_path / "out", batch_size=3, measures=(*measures, Response()), **CPU
     )
     assert list(tables) == ["off", "soft"]
     for name, table in tables.items():

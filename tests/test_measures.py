@@ -64,16 +64,16 @@ def test_it_appears_by_itself_in_validation_and_sampling(workdir: Path, capsys: 
     assert '<th scope="row">turning</th>' in (run / "report.html").read_text()
     # A sampling of the run measures what the run measures, and what is asked for besides.
     capsys.readouterr()
-    more = ["--measure", "kinetic.flow.straightness.Straightness", "--response", "--trust", "tests"]
+    more = ["--measure", "kinetic.flow.straightness.Straightness", "--copy-score", "--trust", "tests"]
     sample(["--num", "12", "--accelerator", "cpu", "--steps", "4", "--out", "out", *more])
     drawn = rows(Path("out/energies.csv"))
     assert [float(r["turning"]) for r in drawn] == pytest.approx(table.column("turning").to_pylist(), abs=1e-5)
     assert all(0 < float(r["straightness"]) <= 1.000001 for r in drawn)
-    assert all(float(r["response"]) > 0 for r in drawn)
+    assert all(float(r["spread"]) > 0 for r in drawn)
     signals = {r["signal"]: r for r in rows(Path("out/signals.csv"))}
-    assert {"turning", "straightness", "response", "energy"} <= set(signals)
+    assert {"turning", "straightness", "spread", "energy"} <= set(signals)
     assert "per_dim_energy" not in signals  # it ranks samples as energy does
-    assert (signals["turning"]["sign"], signals["response"]["sign"], signals["energy"]["sign"]) == ("-1", "-1", "0")
+    assert (signals["turning"]["sign"], signals["spread"]["sign"], signals["energy"]["sign"]) == ("-1", "-1", "0")
     page = Path("out/report.html").read_text()
     assert "turning (small)" in page
     assert "straightness" in page

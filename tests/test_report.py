@@ -24,6 +24,7 @@ SECTIONS = [
     "summary",
     "loss",
     "memorization",
+    "balance",
     "energies",
     "power",
     "scatter",
@@ -53,7 +54,16 @@ def _write_tables(folder: Path, steps: tuple[int, ...], count: int) -> None:
         for i, time in enumerate(t):
             values = {"t": time, "mean": mean[i], "q25": 0.9 * mean[i], "q75": 1.1 * mean[i]}
             profiles.append({"step": step, "epoch": step // 8} | values)
-    for name, rows in (("kpe", kpe), ("memorization", near), ("profiles", profiles)):
+    balance = []
+    for step, f_mem in zip(steps, F_MEM, strict=False):
+        whole = {"step": step, "epoch": step // 8, "label": None, "conditional": 55.0, "gain": None}
+        for t in (None, 0.25, 0.75):
+            excess = 30 * f_mem * (0.5 if t == 0.25 else 1)
+            row = {"t": t, "power": 40 + excess / 2, "held_out": 40 - excess / 2, "train": 40 + excess / 2}
+            row |= {"excess": excess, "excess_low": excess - 1, "excess_high": excess + 1}
+            balance.append(whole | row | ({} if t is None else {"gain": 1 - f_mem}))
+    (folder / "balance.json").write_text(json.dumps({"step": 400, "value": 0.9, "low": -0.1, "high": 1.9}))
+    for name, rows in (("kpe", kpe), ("memorization", near), ("profiles", profiles), ("balance", balance)):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
 
 
@@ -195,7 +205,7 @@ def test_page_is_well_formed_and_loads_nothing(full: str) -> None:
 
 def test_every_picture_has_a_text_for_those_who_do_not_see_it(full: str) -> None:
     page = Page(full)
-    assert len(page.roles) == 5
+    assert len(page.roles) == 7
     assert all(role["aria-label"] for role in page.roles)
     assert len(page.images) >= 8
     assert all(image["alt"] for image in page.images)

@@ -212,7 +212,9 @@ def test_comparison_holds_its_controls(at, capsys):
         table = {row["setting"]: row for row in csv.DictReader(file)}
     stops = ["off to t = 0.98", "off to t = 0.97"]
     noises = ["off, noise as balanced", "off, noise as landing"]
-    assert list(table) == ["off", "balanced", "landing", *stops, *noises]
+    divided = [f"{stop}, divided by t" for stop in stops]
+    assert list(table) == ["off", "balanced", "landing", *stops, *divided, *noises]
+    assert float(table[divided[1]]["energy"] or "nan") != float(table["off"]["energy"])  # nothing was measured of it
     net = load_network(run / "checkpoints/last.ckpt").net
     found = {
         name: draw(net, range(12), shape=(1, 8, 8), sampler=Sampler(steps=4, kts=KTS.preset(name)))

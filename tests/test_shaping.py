@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from kinetic.errors import KineticError
 from kinetic.flow.integration import integrate
-from kinetic.flow.shaping import FORMS, KTS, PRESETS, shaped
+from kinetic.flow.sampling import Sampler
+from kinetic.flow.shaping import FORMS, KTS, PRESETS, calibrated, shaped
 
 F64 = torch.float64
 
@@ -176,3 +178,48 @@ def test_the_residual_that_a_landing_leaves() -> None:
         return float(((result.x - x1).norm(dim=1) / (x0 - x1).norm(dim=1))[0])
 
     assert [residual("balanced", n) for n in (20, 100, 1000)] == pytest.approx([0.0072, 0.0027, 0.00046], rel=0.03)
+
+
+def test_a_calibrated_gain_is_linear_between_middles_smoothed_and_clipped() -> None:
+    kts = calibrated([0.25, 0.5, 0.75], [1.2, 0.8, 0.0], floor=0.3)
+    knots = [(2 * 1.2 + 0.8) / 3, (1.2 + 2 * 0.8) / 4, 0.8 / 3]
+    assert kts.gains == ((0.25, 1.0), (0.5, pytest.approx(knots[1])), (0.75, 0.3))
+    expected = [1, 1, (1 + knots[1]) / 2, knots[1], (knots[1] + 0.3) / 2, 0.3, 0.3]
+    times = [0, 0.25, 0.375, 0.5, 0.625, 0.75, 1]
+    assert [kts.gain(t) for t in times] == pytest.approx(expected)
+    torch.testing.assert_close(kts.gain(torch.tensor(times)), torch.tensor(expected))
+    assert not kts.is_off
+    assert not kts.jumps
+
+
+@pytest.mark.parametrize("bins", [1, 2, 7])
+@pytest.mark.parametrize("method", ["euler", "rk4", "dopri5"])
+def test_a_calibrated_gain_that_is_constant_scales_the_motion(bins: int, method: str) -> None:
+    kts = calibrated([(i + 0.5) / bins for i in range(bins)], [0.7] * bins)
+    c, x0 = torch.tensor([1.0, -2.0, 0.5]), torch.randn(4, 3)
+    found = integrate(lambda x, t: c.expand_as(x), x0, method=method, steps=6, kts=kts)
+    torch.testing.assert_close(found.x, x0 + 0.7 * c)
+    torch.testing.assert_close(found.energy, torch.full((4,), 0.49 * float(c.square().sum()) / 2))
+
+
+def test_a_calibrated_gain_is_saved_as_numbers_and_others_as_they_were() -> None:
+    kts = calibrated([0.25, 0.75], [1.0, 0.5], tau=0.4)
+    saved = Sampler(kts=kts).to_dict()
+    assert saved["kts"]["gains"] == [[0.25, pytest.approx(5 / 6)], [0.75, pytest.approx(2 / 3)]]
+    assert Sampler.from_dict(saved) == Sampler(kts=kts)
+    assert "gains" not in KTS.preset("balanced").to_dict()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: calibrated([0.5], [1.0], floor=0.0), "floor must lie above 0"),
+        (lambda: KTS(0.1, gains=((0.5, 1.0),)), "do not go together"),
+        (lambda: KTS(gains=((0.5, 1.0), (0.5, 1.0))), "rising times"),
+        (lambda: KTS(gains=()), "at least one"),
+        (lambda: KTS(gains=((0.5, float("nan")),)), "got nan at 0.5"),
+    ],
+)
+def test_gains_that_cannot_be_are_refused(make, words: str) -> None:
+    with pytest.raises(KineticError, match=words):
+        make()

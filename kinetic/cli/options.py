@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -15,6 +15,8 @@ from kinetic.flow.integration import Solver
 from kinetic.flow.shaping import FORMS, KTS, PRESETS
 from kinetic.store.plain import check_yaml
 
+CALIBRATED = "calibrated"
+SHAPINGS = (*PRESETS, CALIBRATED)
 KINDS = {  # how types are called where an option has a value of another
     "int": "a whole number",
     "float": "a number",
@@ -106,7 +108,7 @@ def solver_settings(options: Any) -> dict[str, Any]:
 def add_shaping(parser: jsonargparse.ArgumentParser) -> None:
     """Add the options of kinetic trajectory shaping: a preset, and what overrides its fields."""
     group = parser.add_argument_group("kinetic trajectory shaping")
-    group.add_argument("--kts", type=str, metavar="NAME", help=f"{', '.join(PRESETS)} (None: off)")
+    group.add_argument("--kts", type=str, metavar="NAME", help=f"{', '.join(SHAPINGS)} (None: off)")
     group.add_argument("--alpha", type=float, metavar="A", help="strength of the launch")
     group.add_argument("--beta", type=float, metavar="B", help="strength of the landing")
     group.add_argument("--tau", type=float, metavar="T", help="where launch turns into landing, in (0, 1)")
@@ -114,20 +116,27 @@ def add_shaping(parser: jsonargparse.ArgumentParser) -> None:
     group.add_argument("--launch-form", type=str, metavar="FORM", help=f"{', '.join(FORMS)}")
     group.add_argument("--landing-form", type=str, metavar="FORM", help=f"{', '.join(FORMS)}")
 
+    group.add_argument(
+        "--floor",
+        type=float,
+        metavar="F",
+        help="calibrated: the gain on held-out images, smoothed over neighbouring bins, clipped to [F, 1] (None: 0.05)",
+    )
+
 
 def shaping_of(options: Any, preset: str | None = None) -> KTS:
-    """Build the shaping that the options describe, on another preset where one is named."""
+    """Build the shaping that the options describe, on another preset where one is named; not the calibrated one."""
     fields = {name: getattr(options, name) for name in ("alpha", "beta", "tau", "k")}
     forms = {"launch": options.launch_form, "landing": options.landing_form}
     return KTS.preset(preset or options.kts or "off", **fields, **forms)
 
 
-def presets(text: str) -> list[str]:
-    """Read names of presets, `off` first, which the others are measured from."""
+def compared(text: str, known: Sequence[str]) -> list[str]:
+    """Read names of settings, `off` first, which the others are measured from."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in PRESETS:
-            raise KineticError(f"unknown KTS preset {name!r}; choose from {', '.join(PRESETS)}")
+        if name not in known:
+            raise KineticError(f"unknown setting {name!r:.80}; choose from {', '.join(known)}")
     if len(set(names)) < len(names):
         raise KineticError(f"--compare {text} names a setting twice")
     return ["off", *(name for name in names if name != "off")]

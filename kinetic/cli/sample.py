@@ -9,25 +9,29 @@ import torch
 
 from kinetic.build import as_config, build
 from kinetic.cli.classes import classes_line
+from kinetic.cli.composed_options import settings_named
 from kinetic.cli.options import devices_of
 from kinetic.cli.quiet import quiet
-from kinetic.cli.sample_options import labels_of, origin_of, parse, samplers_of, seeds_of, trusted
+from kinetic.cli.sample_options import labels_of, parse, seeds_of, trusted
 from kinetic.cli.sample_results import SINGLE, Work, finish
+from kinetic.cli.sample_settings import Choices, cleaner_of
 from kinetic.data import FlowDataModule
 from kinetic.data.opening import open_data, training_size
 from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
+from kinetic.memorization.cleaning import Clean, Cleaned, cleaned_set
 from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
-from kinetic.studies.controls import STOPS, stopped
-from kinetic.studies.experiment import Experiment, draw_parts, predictor
+from kinetic.studies.experiment import draw_parts, predictor
+from kinetic.studies.setting import Experiment
 from kinetic.training.loggers import is_rank_zero
 from kinetic.training.times import UNTRAINED
 
+SPREAD = "kinetic.memorization.detectors.Spread"
 PRODUCTS = 10**11  # multiplications that a search for copies may take without being asked for
 
 
@@ -36,31 +40,31 @@ def sample(args: list[str]) -> None:
     quiet()
     options = parse(args)
     comparing = options.compare is not None
-    samplers = samplers_of(options, SINGLE)
     trainer = predictor(accelerator=options.accelerator, devices=devices_of(options.devices))
     device = trainer.strategy.root_device
-    origin = origin_of(options, device=device)
+    choices = Choices(options, device)
+    settings, origin = choices.settings(SINGLE), choices.origin
     folder = Path(options.out) if options.out else origin.home / _name(options)
     if options.format and "png" in options.formats and origin.field.space != "pixels":
         raise KineticError(f"samples of shape {origin.field.shape} are no pictures; use --format npz or shards")
-    _warn_of_guidance(origin, *samplers.values())
+    _warn_of_guidance([(setting.origin or origin, setting.sampler) for setting in settings.values()])
     if options.index is not None:
-        _close_up(options, origin, samplers[SINGLE], folder, device)
+        _close_up(options, origin, settings[SINGLE].sampler, folder, device)
         return
     data = _data(options, origin)
     controlled = comparing and (data is not None if options.controls is None else bool(options.controls))
     if controlled:
-        samplers |= _stops(samplers["off"])
+        settings |= choices.controls(settings)
+    cleaning = cleaner_of(options, origin, device) if options.cleaner is not None else None
     job = Experiment(
         origin=origin,
-        samplers=samplers,
+        settings=settings,
         seeds=seeds_of(options),
         folder=folder,
         labels=labels_of(options, origin.class_names),
         batch_size=options.batch_size,
         precision=options.precision,
         measures=_measures(options, origin),
-        response=options.response,
         exact=comparing or data is not None,
         copies=0 if comparing else len(options.formats),
     )
@@ -70,30 +74,29 @@ def sample(args: list[str]) -> None:
         print(f"\n{len(plan.seeds):,} samples from {origin.name}")
         if (classes := classes_line(origin.class_names, job.labels)) is not None:
             print(classes)
-        finish(Work(options=options, job=job, plan=plan, training_set=training_set, controlled=controlled))
-
-
-def _stops(off: Sampler) -> dict[str, Sampler]:
-    return {f"off to t = {end:g}": stopped(off, end) for end in STOPS if off.kts.tau < end}
+        cleaned = _cleaned(options, cleaning, training_set)
+        found: dict[str, Any] = {"training_set": training_set, "controlled": controlled, "cleaned": cleaned}
+        finish(Work(options=options, job=job, plan=plan, **found))
 
 
 def _name(options: Any) -> str:
     """Name of the folder that results go to by default."""
-    name = "compare" if options.compare is not None else options.kts or "off"
+    name = "compare" if options.compare is not None else "-".join(settings_named(options)) or "off"
     return f"empirical-{name}" if options.empirical else name
 
 
 def _measures(options: Any, origin: Origin) -> tuple[Measure, ...]:
     """What every run measures, what this run measures besides, and what the command line adds."""
-    named = [*origin.measures, *(name for name in options.measure if name not in origin.measures)]
+    asked = [*options.measure, *([SPREAD] if options.copy_score else [])]
+    named = [*origin.measures, *(name for name in asked if name not in origin.measures)]
     more = (build(as_config(one), base=Measure, home=MEASURES, trust=trusted(options)) for one in named)
     return (*STANDARD, *more)
 
 
-def _warn_of_guidance(origin: Origin, *samplers: Sampler) -> None:
+def _warn_of_guidance(drawn: list[tuple[Origin, Sampler]]) -> None:
     """Tell that guidance leads away from a label that was never trained."""
-    classes = origin.field.num_classes is not None
-    if classes and not origin.null_trained and any(sampler.guidance != 1 for sampler in samplers) and is_rank_zero():
+    guided = [origin for origin, sampler in drawn if sampler.guidance != 1 and origin.field.num_classes is not None]
+    if not all(origin.null_trained for origin in guided) and is_rank_zero():
         print(f"warning: {UNTRAINED}", file=sys.stderr)
 
 
@@ -129,6 +132,17 @@ def _training_set(
     except (KineticError, OSError) as error:
         _leave_out(options, error)
         return None
+
+
+def _cleaned(options: Any, cleaning: Clean | None, training_set: TrainingSet | None) -> Cleaned | None:
+    """The training set after cleaning; one line where there is none."""
+    if training_set is None or options.compare is None:
+        return None
+    if cleaning is None:
+        advice = "pass --cleaner RUN, one that was trained on other images (train --seed_everything N)"
+        print(f"F_mem cleaned is left out: {advice}", file=sys.stderr)
+        return None
+    return Cleaned(cleaning, cleaned_set(training_set, cleaning))
 
 
 def _leave_out(options: Any, error: Exception) -> None:

@@ -8,20 +8,10 @@ from typing import Any
 import torch
 
 from kinetic.cli.classes import labels_named
-from kinetic.cli.options import (
-    add_shaping,
-    add_solver,
-    naming,
-    parsed,
-    presets,
-    shaping_of,
-    solver_settings,
-    typed_parser,
-)
+from kinetic.cli.composed_options import SETTINGS, add_composed, check_composed
+from kinetic.cli.options import add_shaping, add_solver, parsed, typed_parser
 from kinetic.errors import KineticError
-from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
-from kinetic.flow.shaping import PRESETS
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
 from kinetic.trust import Trust
@@ -31,6 +21,8 @@ EXAMPLES = """examples:
   sample.py my-run --seeds 0-49999 --format npz       what an FID evaluator reads
   sample.py --kts balanced --index 12                 one of them again, with its energy curve
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
+  sample.py --hand-over before-onset --from 0.7       an earlier checkpoint from t = 0.7 on
+  sample.py --away-from training                      guided away from the training images, at no network cost
   sample.py --empirical                               follow the training set itself, without a network"""
 
 
@@ -44,6 +36,12 @@ APART = (
     ("compare", "alpha"),
     ("compare", "beta"),
     ("compare", "format"),
+    ("compare", "hand_over"),
+    ("compare", "away_from"),
+    ("hand_over", "away_from"),
+    ("hand_over", "before"),
+    ("empirical", "hand_over"),
+    ("empirical", "away_from"),
     ("empirical", "checkpoint"),
     ("empirical", "weights"),
     ("run", "checkpoint"),
@@ -58,12 +56,14 @@ def parse(args: list[str]) -> Any:
     options.run = options.run if options.run_option is None else options.run_option
     for one, other in APART:
         if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
-            raise KineticError(f"--{one} and --{other} do not go together; leave one out")
+            names = (f"--{name.replace('_', '-')}" for name in (one, other))
+            raise KineticError(f"{' and '.join(names)} do not go together; leave one out")
     options.formats = formats(options.format)
     if options.index is not None and not 0 <= options.index <= LAST:
         raise KineticError(f"--index is a seed of 0 to {LAST:,}, got {options.index!s:.40}")
     if options.batch_size is not None and options.batch_size < 1:
         raise KineticError(f"--batch-size must be at least 1, got {options.batch_size!s:.40}")
+    check_composed(options)
     return options
 
 
@@ -77,6 +77,7 @@ def parser() -> Any:
     add_solver(made)
     made.add_argument("--guidance", type=float, default=1.0, metavar="W", help="classifier-free; 1 is none")
     add_shaping(made)
+    add_composed(made.add_argument_group("sampling that does not copy"))
     _where(made.add_argument_group("where to compute and write"))
     return made
 
@@ -103,16 +104,25 @@ def _which(group: Any) -> None:
     group.add_argument("--seeds", metavar="A-B", help="which seeds, as 0-49999 or 1,5,9")
     group.add_argument("--labels", metavar="L", help="classes by name or number: cat,dog or 0,3 (None: balanced)")
     group.add_argument("--index", type=int, metavar="SEED", help="draw this one sample, with its energy curve")
-    group.add_argument("--compare", metavar="A,B", help=f"same seeds under several of {', '.join(PRESETS)}")
+    group.add_argument("--compare", metavar="A,B", help=f"same seeds under several of {', '.join(SETTINGS)}")
     group.add_argument(
         "--controls",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="compare also with off plus equal noise, and off stopped early (None: if F_mem can be measured)",
+        help="compare also with equal noise, off stopped early (as it is, and divided by t) and earlier checkpoints "
+        "(None: if F_mem can be measured)",
+    )
+    group.add_argument(
+        "--cleaner",
+        type=str,
+        metavar="RUN|FILE",
+        help="compare: F_mem also after this network, trained on other images, has denoised samples and images",
     )
     group.add_argument("--measure", action="append", default=[], metavar="CLASS", help="a further number a sample")
     group.add_argument(
-        "--response", action="store_true", help="the re-noising response of every sample, at 0.6 of its cost"
+        "--copy-score",
+        action="store_true",
+        help="how little the field's guesses around a sample differ, 8 evaluations each; small is a sign of copying",
     )
 
 
@@ -148,14 +158,6 @@ def labels_of(options: Any, names: Sequence[str] | None) -> Labels:
         return "balanced"
     labels = labels_named(options.labels, names)
     return labels[0] if len(labels) == 1 else labels
-
-
-def samplers_of(options: Any, single: str) -> dict[str, Sampler]:
-    """The settings to draw under: one, called `single`, or those that are compared."""
-    names = {single: None} if options.compare is None else {name: name for name in presets(options.compare)}
-    how = solver_settings(options) | {"guidance": options.guidance}
-    with naming(options):
-        return {name: Sampler(**how, kts=shaping_of(options, preset)) for name, preset in names.items()}
 
 
 def trusted(options: Any) -> Trust:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kinetic.advice import command
+from kinetic.cli.composed_options import COMPOSED, settings_named
+from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.statistics import Signal
 from kinetic.report import write_sampling_report
@@ -17,8 +19,11 @@ from kinetic.samples.drawing import Plan
 from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_csv
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
 from kinetic.samples.table import SampleTable
-from kinetic.studies.compare import comparison_picture, noise_controls, rows_of, table_of, write_copies, write_rows
-from kinetic.studies.experiment import Experiment, Take, collect
+from kinetic.studies.compare import comparison_picture, rows_of, table_of, write_copies, write_rows
+from kinetic.studies.controls import divided_controls, noise_controls
+from kinetic.studies.experiment import Take, collect
+from kinetic.studies.setting import Experiment
+from kinetic.studies.verdicts import judged, verdict_lines
 from kinetic.text import aligned, cell
 
 SINGLE = "samples"  # the name of the only setting where nothing is compared
@@ -34,6 +39,7 @@ class Work:
         plan: in which parts it lies on disk.
         training_set: to compare the samples with, where there is one.
         controlled: whether controls belong beside a comparison.
+        cleaned: what cleans samples and training images before they are compared again.
     """
 
     options: Any
@@ -41,6 +47,7 @@ class Work:
     plan: Plan
     training_set: TrainingSet | None
     controlled: bool
+    cleaned: Cleaned | None = None
 
 
 def finish(work: Work) -> None:
@@ -98,15 +105,18 @@ def _of_images(grid: AbstractContextManager) -> Iterator[Take]:
 def _compare(work: Work) -> dict[str, SampleTable]:
     """Write the files of a comparison, and print its table."""
     folder = work.job.folder
-    derived = noise_controls(work.plan.settings) if work.controlled else {}
+    named = settings_named(work.options)
+    derived = {**divided_controls(work.job.settings), **noise_controls(named)} if work.controlled else {}
     files = [comparison_picture(folder / "compare.png")]
-    tables = collect(work.job, work.plan, training_set=work.training_set, derived=derived, files=files)
+    options = {"training_set": work.training_set, "cleaned": work.cleaned, "derived": derived, "files": files}
+    tables = collect(work.job, work.plan, **options)  # type: ignore[arg-type]
     write_csv(folder / "energies.csv", {name: tables[name] for name in work.plan.settings})
-    rows = rows_of(tables)
+    rows = judged(rows_of(tables), [name for name in tables if name not in named])
     write_rows(folder / "compare.csv", rows)
     print(table_of(rows))
     if work.training_set is not None:
         print(_null(work.training_set))
+        print(verdict_lines(rows))
     return tables
 
 
@@ -167,6 +177,15 @@ def _next(options: Any, plan: Plan) -> str:
     again = f"{command('sample')}{source}{' --empirical' if options.empirical else ''}"
     if options.compare is not None:
         return f"{again} --kts balanced --num 50000 --format npz"
+    if (field := settings_named(options)[:1]) and field[0] in COMPOSED:
+        return f"{again} --compare off,{field[0]}{_composed(options)}"
     if options.kts in (None, "off"):
         return f"{again} --compare off,balanced,landing"
     return f"{again} --kts {options.kts} --index {plan.seeds[0]}"
+
+
+def _composed(options: Any) -> str:
+    """The options of a composed field again, as a comparison takes them."""
+    given = {name: getattr(options, name) for name in ("from", "before", "weight", "between")}
+    given["before"] = options.hand_over or options.before
+    return "".join(f" --{name} {value}" for name, value in given.items() if value is not None)

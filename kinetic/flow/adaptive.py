@@ -31,7 +31,7 @@ class AdaptiveField:
     def __call__(self, t: Tensor, state: Parts) -> Parts:
         """Evaluate the motion at `t`, a time in the dtype of the state."""
         t = t.clamp(0, 1)
-        now = self.last = self.motion.at(float(t), state[0], gain=float(self.motion.kts.gain(t)))
+        now = self.last = self.motion.at(float(t), state[0], gain=float(self.motion.kts.gain(t)), slack=0.0)
         self.at_start = self.at_start or now
         accrued = self.motion.accrued(now)
         return executed(now), *(() if accrued is None else accrued)
@@ -47,7 +47,7 @@ class AdaptiveField:
         start = self.at_start
         assert start is not None  # the solver has evaluated the field before its first step
         self.starts.append(float(t0))
-        now = Evaluation(t=self.starts[-1], x=state[0], v=start.v, gain=start.gain)
+        now = Evaluation(t=self.starts[-1], x=state[0], v=start.v, gain=start.gain, parts=start.parts)
         self.motion.tell(now, self.direction * float(dt))
         self.settled, self.accepted = dict(self.motion.states), True
 
@@ -75,11 +75,10 @@ def _time_dtype(device: torch.device) -> torch.dtype:
 
 
 def _options(motion: Motion, marks: list[float], time: Any) -> dict[str, Any]:
-    """Stop at every mark, where a method would otherwise step past, and start anew at τ where the gain jumps."""
-    inner = marks[1:-1]
-    if motion.kts.jumps and inner:
-        return {"norm": motion_norm, "step_t": time(marks[-1:]), "jump_t": time(inner)}
-    return {"norm": motion_norm, "step_t": time(marks[1:])}
+    """Stop at every mark, where a method would otherwise step past, and start anew where the motion jumps."""
+    jumps = [mark for mark in marks[1:-1] if mark in motion.jumps]
+    stops = {"norm": motion_norm, "step_t": time([mark for mark in marks[1:] if mark not in jumps])}
+    return stops | {"jump_t": time(jumps)} if jumps else stops
 
 
 def motion_norm(state: Parts) -> Tensor:

@@ -124,12 +124,13 @@ def _adaptive(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[float, ...]]:
     """Follow by an adaptive method: the last state, what has accrued at the end and at τ, and the times of steps."""
     tau = motion.kts.tau
-    marks = [start, tau, end] if min(start, end) < tau < max(start, end) else [start, end]
+    inner = {t for t in (tau, *motion.jumps) if min(start, end) < t < max(start, end)}
+    marks = [start, *sorted(inner, reverse=end < start), end]
     settings = {"method": solver.method, "rtol": solver.rtol, "atol": solver.atol, "max_steps": max_steps}
     states, starts = follow(motion, x0, marks, **settings)  # type: ignore[arg-type]
     sums = [torch.stack(state[1:]) if motion.rates else None for state in states]
     x = states[-1][0].clone()  # a copy, so that the states at the other marks can be freed
-    return x, sums[-1], sums[1] if len(marks) == 3 else None, (*starts, end)
+    return x, sums[-1], sums[marks.index(tau)] if tau in inner else None, (*starts, end)
 
 
 def _refuse_for_adaptive(method: str, noise: Noise | None, on_step: StepHook | None) -> None:

@@ -7,6 +7,7 @@ then a column wherever samples are rows: in a validation's tables, parquet, CSV,
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -31,12 +32,15 @@ class Evaluation:
         x: states [B, ...].
         v: velocities [B, ...], not yet scaled.
         gain: η(t) of the shaping; 1 without.
+        parts: velocities [B, ...] of the parts of a composed field that were evaluated, by name; none of another.
     """
 
-    __slots__ = ("_power", "gain", "t", "v", "x")
+    __slots__ = ("_power", "gain", "parts", "t", "v", "x")
 
-    def __init__(self, *, t: float, x: Tensor, v: Tensor, gain: float) -> None:
-        self.t, self.x, self.v, self.gain = t, x, v, gain
+    def __init__(
+        self, *, t: float, x: Tensor, v: Tensor, gain: float, parts: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
+        self.t, self.x, self.v, self.gain, self.parts = t, x, v, gain, parts
         self._power: Tensor | None = None
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.flow.composition import SLACK, Blend
 from kinetic.flow.field import Velocity
 from kinetic.flow.measures import Evaluation, Measure, Rate
 from kinetic.flow.shaping import KTS
@@ -17,7 +18,7 @@ class IntegrationError(KineticError):
 
 
 class Motion:
-    """Evaluates `velocity` for a whole batch under the gain of `kts`; `nfe` counts the evaluations."""
+    """Evaluates `velocity` for a whole batch under the gain of `kts`; `nfe` counts the networks that were evaluated."""
 
     def __init__(self, velocity: Velocity, kts: KTS, measures: Sequence[Measure]) -> None:
         self.velocity, self.kts = velocity, kts
@@ -30,18 +31,34 @@ class Motion:
         self._looking = tuple(m for m in self.measures if type(m).look is not Measure.look)
         self._stepping = tuple(m for m in self.measures if type(m).step is not Measure.step)
 
-    def at(self, t: float, x: Tensor, *, gain: float | None = None) -> Evaluation:
-        """Evaluate the field at time `t` and state `x` [B, ...]; `gain` is η(t) where it is known already."""
+    @property
+    def jumps(self) -> tuple[float, ...]:
+        """Times at which the motion is discontinuous."""
+        own = self.velocity.jumps if isinstance(self.velocity, Blend) else ()
+        return (*own, self.kts.tau) if self.kts.jumps else own
+
+    def at(self, t: float, x: Tensor, *, gain: float | None = None, slack: float = SLACK) -> Evaluation:
+        """Evaluate the field at time `t` and state `x` [B, ...]; `gain` is η(t) where it is known already.
+
+        A time at most `slack` below the one at which a composed field changes counts as that.
+        """
         t = min(max(t, 0.0), 1.0)
-        v = self.velocity(x, x.new_full(x.shape[:1], t))
+        v, parts, calls = self._evaluated(x, t, slack)
         if v.shape != x.shape:
             raise KineticError(f"the velocity must have the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}")
-        self.nfe += 1
+        self.nfe += calls
         v = v if v.dtype is x.dtype else v.to(x.dtype)
-        now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain)
+        now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain, parts=parts)
         for measure in self._looking:
             self.states[measure.name] = measure.look(self.states[measure.name], now)
         return now
+
+    def _evaluated(self, x: Tensor, t: float, slack: float) -> tuple[Tensor, dict[str, Tensor], int]:
+        """The velocity, those of its parts, and how many networks it took."""
+        time = x.new_full(x.shape[:1], t)
+        if isinstance(self.velocity, Blend):
+            return self.velocity.at(x, time, t, slack=slack)
+        return self.velocity(x, time), {}, 1
 
     def accrued(self, now: Evaluation) -> Tensor | None:
         """Return what each rate accrues at `now`, [rates, B]; None where nothing is integrated."""

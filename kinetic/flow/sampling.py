@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.flow.composition import Composed, part_energies
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field, Network, Velocity, evaluating, in_precision
 from kinetic.flow.grids import time_grid
@@ -78,8 +79,8 @@ def draw(
     the batch nor the process it is drawn in changes it. `shape`, without the batch axis, is needed where the network
     does not state it. `labels` is one class for all, or one for each seed. `precision` (32, bf16, ... or a trainer's
     precision) holds for the network alone: states and energies stay float32, or float64 for 64-true. A `Probe` among
-    the measures asks the field about the finished samples. A module is put into evaluation mode and back again. No
-    gradients.
+    the measures asks the field about the finished samples. Of a composed field the energy of each part is measured as
+    well. A module is put into evaluation mode and back again. No gradients.
     """
     sampler = sampler or Sampler()
     followed = Field.of(net, shape=shape)
@@ -95,7 +96,7 @@ def draw(
             solver=sampler,
             kts=sampler.kts,
             end=sampler.end,
-            measures=measures,
+            measures=(*measures, *part_energies(followed)),
             keep_path=keep_path,
         )
         how: dict[str, Any] = {"labels": labels, "sampler": sampler, "precision": precision}
@@ -117,5 +118,9 @@ def velocity_of(
 ) -> Velocity:
     """Make the velocity of a field for a batch like `x` [B, ...], with its labels, guidance and precision."""
     wanted = followed.check_labels(labels, x.shape[0])
-    cast = replace(followed, net=in_precision(followed.net, precision, x.device))
-    return guided(cast, None if wanted is None else wanted.to(x.device), guidance)
+    wanted = None if wanted is None else wanted.to(x.device)
+
+    def one(field: Field) -> Velocity:
+        return guided(replace(field, net=in_precision(field.net, precision, x.device)), wanted, guidance)
+
+    return followed.net.blend(one) if isinstance(followed.net, Composed) else one(followed)

@@ -1,9 +1,12 @@
 """Kinetic trajectory shaping (KTS): sampling with `dx/dt = η(t) v(x, t)` (Li et al., 2026, arXiv 2602.07928)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +31,9 @@ class KTS:
     With u = 1 - t/τ the launch α(t) is α u (linear), α (constant) or α (e^{ku} - 1)/(e^k - 1) (exponential).
     With s = (t - τ)/(1 - τ) the landing β(t) is β s (linear), β (constant) or β (e^{ks} - 1) (exponential, which is
     not normalised: it ends at 19.09 β for k = 3). A gain below zero, which would reverse the motion, is refused.
+
+    With `gains`, pairs (t, η) of rising times, η(t) is linear between them and constant beyond (see `calibrated`);
+    alpha and beta are 0 then, and τ still parts the early from the late energy.
     """
 
     alpha: float = 0.0  # strength of the launch, >= 0
@@ -36,8 +42,11 @@ class KTS:
     k: float = 3.0  # rate of the exponential forms, in (0, 50]
     launch: Form = "linear"
     landing: Form = "exponential"
+    gains: tuple[tuple[float, float], ...] | None = None  # measured instead of prescribed
 
     def __post_init__(self) -> None:
+        if self.gains is not None:
+            object.__setattr__(self, "gains", _checked_gains(self.gains, self.alpha, self.beta))
         for name in ("alpha", "beta"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise KineticError(f"KTS {name} must be a finite number of at least 0, got {getattr(self, name)}")
@@ -77,7 +86,7 @@ class KTS:
     @property
     def is_off(self) -> bool:
         """Whether the gain is 1 throughout."""
-        return self.alpha == 0 and self.beta == 0
+        return self.alpha == 0 and self.beta == 0 and self.gains is None
 
     @property
     def jumps(self) -> bool:
@@ -109,6 +118,8 @@ class KTS:
         """
         if self.is_off:
             return torch.ones_like(t) if isinstance(t, Tensor) else 1.0
+        if self.gains is not None:
+            return _between(self.gains, t)
         if isinstance(t, Tensor):
             return torch.where(t >= self.tau, 1 - self._landing(t), 1 + self._launch(t))
         return 1 - self._landing(t) if t >= self.tau - 1e-9 else 1 + self._launch(t)
@@ -122,9 +133,44 @@ class KTS:
         """β(t) from τ on."""
         return self.beta * _ramp(_clamped((t - self.tau) / (1 - self.tau)), self.landing, self.k)
 
-    def to_dict(self) -> dict[str, float | str]:
-        """Return the fields as plain types, for a configuration or a checkpoint."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain types, for a configuration or a checkpoint; `gains` only where there are any."""
+        values = asdict(self)
+        gains = values.pop("gains")
+        return values if gains is None else {**values, "gains": [list(pair) for pair in gains]}
+
+
+def calibrated(times: Sequence[float], gains: Sequence[float], *, floor: float = 0.05, tau: float | None = None) -> KTS:
+    """Shape by the least-squares gain of a field on held-out images, η* at the middles of bins of t.
+
+    Smoothed over neighbouring bins with weights 1/4, 1/2, 1/4 (at the ends 2/3, 1/3), then clipped to [`floor`, 1]:
+    below 1 the field overshoots what held-out images bear out; a gain above 1 is noise, or no matter of copying.
+    """
+    if not 0 < floor <= 1:
+        raise KineticError(f"floor must lie above 0 and at most at 1, got {floor}")
+    sums, weights = (np.convolve(values, (1, 2, 1))[1:-1] for values in (gains, np.ones(len(gains))))
+    knots = tuple(zip(map(float, times), (sums / weights).clip(floor, 1.0).tolist(), strict=True))
+    return KTS(gains=knots) if tau is None else KTS(gains=knots, tau=tau)
+
+
+def _checked_gains(gains: Any, alpha: float, beta: float) -> tuple[tuple[float, float], ...]:
+    if alpha or beta:
+        raise KineticError("KTS gains and alpha or beta do not go together; leave one out")
+    pairs = tuple((float(t), float(gain)) for t, gain in gains)
+    if not pairs or not all(a[0] < b[0] for a, b in pairwise(pairs)):
+        raise KineticError("KTS gains must be pairs of rising times and gains, at least one")
+    wrong = next((p for p in pairs if not (0 <= p[0] <= 1 and p[1] >= 0 and math.isfinite(p[1]))), None)
+    if wrong is not None:
+        raise KineticError(f"KTS gains are finite and at least 0 at times in [0, 1], got {wrong[1]} at {wrong[0]}")
+    return pairs
+
+
+def _between(pairs: Sequence[tuple[float, float]], t: Any) -> Any:
+    """Linear between the pairs (t, value), constant beyond: of a number or of a tensor."""
+    found = t * 0 + pairs[0][1]
+    for (start, low), (end, high) in pairwise(pairs):
+        found = found + (high - low) * _clamped((t - start) / (end - start))
+    return found
 
 
 def _clamped(s: Any) -> Any:

@@ -17,7 +17,7 @@ class Trajectory:
 
     Attributes:
         x: final states [B, ...].
-        nfe: evaluations of the velocity, for the whole batch.
+        nfe: evaluations of the velocity, for the whole batch; of a composed field those of each network count.
         times: where each step starts, float64 [steps] on the CPU (each accepted step of an adaptive method).
         columns: a number for each sample by the name of its measure, [B].
         recordings: what was recorded over time; `power`, [steps, B], is ½‖v‖² at the start of each step.

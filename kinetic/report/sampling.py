@@ -19,7 +19,20 @@ from kinetic.text import percent, short
 
 _NAMES = {"field_energy": "of the field", "drift": "endpoint drift"}
 # Columns of energies.csv that no trajectory brings.
-_OTHERS = ("setting", "seed", "label", "nfe", "moved", "d1", "d2", "ratio", "copied", "neighbor")
+_OTHERS = (
+    "setting",
+    "seed",
+    "label",
+    "nfe",
+    "moved",
+    "d1",
+    "d2",
+    "ratio",
+    "copied",
+    "neighbor",
+    "ratio_cleaned",
+    "copied_cleaned",
+)
 
 
 DRAWN = 40  # settings that a figure shows
@@ -112,7 +125,8 @@ def _comparison(samples: Samples) -> str:
     return (
         paragraph(copy_rule(samples.threshold))
         + chart(figure, "comparison", said)
-        + table(_HEAD, list(map(_row, rows)), _CAPTION)
+        + table([*_HEAD, *_more_names(rows)], [[*_row(row), *_more(row)] for row in rows], _CAPTION)
+        + "".join(paragraph(f"{row['setting']}: {row['verdict']}.") for row in rows if row.get("verdict"))
     )
 
 
@@ -135,6 +149,25 @@ def _row(row: dict[str, str]) -> list[str]:
     energy, field, residual = (short(number(row.get(name))) for name in ("energy", "field_energy", "residual"))
     shares = [percent(number(row.get(name))) for name in ("late_fraction", "f_mem")]
     return [row["setting"], row.get("n", "–"), energy, field, *shares, interval, residual]
+
+
+def _figures(row: dict[str, str]) -> list[str]:
+    """Names of the further figures of a comparison: NAME, which NAME_low and NAME_high follow."""
+    return [name for name in row if f"{name}_low" in row and f"{name}_high" in row]
+
+
+def _more_names(rows: list[dict[str, str]]) -> list[str]:
+    return [name.replace("_", " ").replace("f mem", "F_mem") for name in _figures(rows[0])] if rows else []
+
+
+def _more(row: dict[str, str]) -> list[str]:
+    """Cells of the further figures, with their intervals where they have one."""
+    cells = []
+    for name in _figures(row):
+        form = percent if name.startswith("f_mem") else short
+        value, low, high = (number(row.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+        cells.append(f"{form(value)} ({form(low)} to {form(high)})" if math.isfinite(low) else form(value))
+    return cells
 
 
 def _energies(samples: Samples) -> str:

@@ -32,6 +32,13 @@ def with_copies(table: SampleTable, rows: Array) -> SampleTable:
     return table.with_columns(columns, KINDS)
 
 
+def with_cleaned_copies(table: SampleTable, rows: Array) -> SampleTable:
+    """Add ratio_cleaned and copied_cleaned: what the search found for each sample after cleaning, rows [N, 7]."""
+    result = summarize(torch.from_numpy(rows))
+    columns = {f"{name}_cleaned": result.column(name).numpy().astype(np.float64) for name in ("ratio", "copied")}
+    return table.with_columns(columns)
+
+
 def copies_in(table: SampleTable) -> MemorizationResult | None:
     """F_mem of a table with its interval; None where copies were not looked for."""
     if "copied" not in table.columns:

@@ -1,14 +1,14 @@
 """Drawing many samples under Lightning's `Trainer.predict`: on one process or several, and batch by batch to disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kinetic.errors import KineticError
@@ -19,7 +19,6 @@ from kinetic.flow.motion import IntegrationError
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import Labels, labels_for
 from kinetic.flow.trajectory import Trajectory
-from kinetic.memorization.detectors import Response, renoise
 from kinetic.samples.parts import Part, holds, part_of, read_part, write_part
 from kinetic.tensors import chunks
 
@@ -77,27 +76,24 @@ class Plan:
 
 
 class SamplingModule(LightningModule):
-    """A field with the settings to draw samples under."""
+    """Fields and samplers by the name of the setting that samples are drawn under."""
 
     def __init__(
         self,
-        field: Field,
+        fields: Mapping[str, Field],
         samplers: Mapping[str, Sampler],
         plan: Plan,
         *,
         precision: str = "32",
         measures: Sequence[Measure] = STANDARD,
-        response: bool = False,
         exact: bool = False,
     ) -> None:
-        """Say what is drawn; `precision` holds for the network alone, `response` asks for the re-noising response.
-
-        With `exact` pictures are kept as floats, as distances need them.
-        """
+        """Say what is drawn; `precision` holds for the network alone. With `exact` pictures are kept as floats."""
         super().__init__()
-        self.net = field.net  # where Lightning finds it, to move it to the device
-        self.field, self.samplers, self.plan = field, dict(samplers), plan
-        self.draw_precision, self.measures, self.response = precision, tuple(measures), response
+        networks = [field.net for field in fields.values() if isinstance(field.net, nn.Module)]
+        self.networks = nn.ModuleList(networks)  # where Lightning finds them, to move them to the device
+        self.fields, self.samplers, self.plan = dict(fields), dict(samplers), plan
+        self.draw_precision, self.measures = precision, tuple(measures)
         self.exact = exact
 
     def predict_dataloader(self) -> DataLoader:
@@ -115,13 +111,10 @@ class SamplingModule(LightningModule):
     def predict_step(self, batch: Job, batch_idx: int, dataloader_idx: int = 0) -> Trajectory:
         """Draw the samples of {"setting", "seeds", "labels"}; what goes wrong becomes a KineticError with advice."""
         sampler, seeds = self.samplers[batch["setting"]], batch["seeds"].tolist()
-        field = replace(self.field, net=self.net)
+        field = self.fields[batch["setting"]]
         options: dict[str, Any] = {"labels": batch["labels"], "sampler": sampler, "precision": self.draw_precision}
         try:
-            drawn = draw(field, seeds, device=self.device, measures=self.measures, **options)
-            if not self.response or sampler.end < 1:
-                return drawn
-            return drawn.with_column(Response(), renoise(field, drawn.x, seeds, **options))
+            return draw(field, seeds, device=self.device, measures=self.measures, **options)
         except IntegrationError as error:
             raise KineticError(f"seeds {seeds[0]} to {seeds[-1]}: {error}") from None
         except torch.OutOfMemoryError:
@@ -161,7 +154,7 @@ class PartWriter(Callback):
     ) -> None:
         """Write the part."""
         assert isinstance(pl_module, SamplingModule)
-        pictures = pl_module.field.space == "pixels"
+        pictures = pl_module.fields[batch["setting"]].space == "pixels"
         part = part_of(outputs, batch["seeds"], batch["labels"], pictures=pictures, exact=pl_module.exact)
         write_part(pl_module.plan.path(batch["setting"], batch["number"]), part)
 

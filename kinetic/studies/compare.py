@@ -6,25 +6,38 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kinetic.flow.shaping import PRESETS
 from kinetic.memorization.training_set import TrainingSet
-from kinetic.metrics.statistics import Signal
+from kinetic.metrics.statistics import Signal, wilson
 from kinetic.plots import compare_grid, save
 from kinetic.samples.copying import copies_in, signals_of
 from kinetic.samples.table import SampleTable
 from kinetic.store.files import write_text
-from kinetic.studies.controls import noised
-from kinetic.studies.experiment import Batch, Derive, Take
+from kinetic.studies.experiment import Batch, Take
 from kinetic.text import aligned, cell
 
 COLUMNS = 10  # seeds in the picture
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A further number of a setting, with its 95 % interval where it has one."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    share: bool = False  # shown in percent
+
+    def text(self) -> str:
+        """As people read it."""
+        scale, unit = (100, " %") if self.share else (1, "")
+        value, low, high = (cell(scale * number, ".4g") for number in (self.value, self.low, self.high))
+        return f"{value}{unit}" if math.isnan(self.low) else f"{value} ({low} to {high}){unit}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,8 @@ class Row:
         energy: mean over the finite samples, as are `field_energy` and `late_fraction`.
         f_mem: fraction of copies, with its 95 % interval `low` to `high`.
         residual: mean Euclidean distance from the same seeds under the first setting.
+        more: further figures by name, which follow the others wherever rows are shown.
+        verdict: what a control says about it.
     """
 
     setting: str
@@ -48,21 +63,11 @@ class Row:
     low: float
     high: float
     residual: float
+    more: Mapping[str, Figure] = field(default_factory=dict)
+    verdict: str = ""
 
 
-FIELDS = tuple(Row.__dataclass_fields__)
-
-
-def noise_controls(settings: Sequence[str], *, first: str = "off") -> dict[str, Derive]:
-    """For every shaped setting, the samples of `first` moved as far by noise, which is no shaping at all."""
-    shaped = [name for name in settings if name in PRESETS and name != first]
-    return {f"{first}, noise as {name}": partial(_as_far, first=first, name=name) for name in shaped}
-
-
-def _as_far(
-    images: dict[str, Tensor], moved: dict[str, Tensor], seeds: Sequence[int], *, first: str, name: str
-) -> tuple[Tensor, Tensor]:
-    return noised(images[first], moved[name], seeds), moved[name]
+FIELDS = tuple(name for name in Row.__dataclass_fields__ if name not in ("more", "verdict"))
 
 
 def rows_of(tables: Mapping[str, SampleTable]) -> list[Row]:
@@ -82,16 +87,37 @@ def _row(name: str, table: SampleTable) -> Row:
         low=math.nan if found is None else found.low,
         high=math.nan if found is None else found.high,
         residual=table.mean("moved"),
+        more=_figures(table),
     )
 
 
+def _figures(table: SampleTable) -> dict[str, Figure]:
+    """Evaluations of networks a sample, where any were drawn, and F_mem after cleaning, where it was looked for."""
+    found = {"evaluations": Figure(float(table.nfe.mean()))} if table.nfe.any() else {}
+    if (copied := table.columns.get("copied_cleaned")) is not None:
+        count, total = int(copied.sum()), len(copied)
+        found["f_mem_cleaned"] = Figure(count / total, *wilson(count, total), share=True)
+    return found
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Names of the further figures, in the order in which they appear."""
+    return list(dict.fromkeys(name for row in rows for name in row.more))
+
+
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write compare.csv; a cell is empty where there is nothing to say."""
+    """Write compare.csv; a cell is empty where there is nothing to say.
+
+    A further figure has columns NAME, NAME_low and NAME_high.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(FIELDS)
+    names = _names(rows)
+    writer.writerow([*FIELDS, *(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "verdict"])
     for row in rows:
-        writer.writerow([_cell(getattr(row, name)) for name in FIELDS])
+        figures = [row.more.get(name, Figure(math.nan)) for name in names]
+        more = [_cell(value) for one in figures for value in (one.value, one.low, one.high)]
+        writer.writerow([*(_cell(getattr(row, name)) for name in FIELDS), *more, row.verdict])
     write_text(path, buffer.getvalue())
 
 
@@ -104,6 +130,8 @@ def _cell(value: str | int | float) -> str:
 def table_of(rows: list[Row]) -> str:
     """Lay the rows out for a terminal."""
     head = ["setting", "energy", "of the field", "late part", "F_mem", "95 % interval", "moved from off"]
+    names = _names(rows)
+    head += [name.replace("_", " ").replace("f mem", "F_mem") for name in names]
     body = [
         [
             row.setting,
@@ -113,6 +141,7 @@ def table_of(rows: list[Row]) -> str:
             cell(100 * row.f_mem, ".1f", " %"),
             "-" if math.isnan(row.low) else f"{100 * row.low:.1f} to {100 * row.high:.1f} %",
             cell(row.residual, ".3g"),
+            *(row.more[name].text() if name in row.more else "-" for name in names),
         ]
         for row in rows
     ]

@@ -11,9 +11,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,21 +26,22 @@ from kinetic.flow.energy import STANDARD
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import Labels
+from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
-from kinetic.samples.copying import CopySearch, with_copies
+from kinetic.samples.copying import CopySearch, with_cleaned_copies, with_copies
 from kinetic.samples.drawing import PartWriter, Plan, SamplingModule
 from kinetic.samples.export import write_parquet
 from kinetic.samples.folder import PARTS, check_room, claim, device_name, write_record
 from kinetic.samples.parts import Part
 from kinetic.samples.table import NO_LABEL, Array, SampleTable
+from kinetic.studies.setting import Experiment, Setting
 from kinetic.training.lightning import most_devices
 from kinetic.training.loggers import is_rank_zero
 
 TABLE = "samples.parquet"
 BATCH = {"cpu": 64}  # samples at a time; 256 on other devices
 PROFILES = 4096  # samples whose power profiles are kept
-PRECISIONS = ("32", "bf16", "16")
 
 Batch = dict[str, Part]  # the same seeds under every setting
 Take = Callable[[Batch, dict[str, Tensor]], None]  # a batch, and its samples as floats, derived settings included
@@ -49,68 +49,9 @@ Take = Callable[[Batch, dict[str, Tensor]], None]  # a batch, and its samples as
 Derive = Callable[[dict[str, Tensor], dict[str, Tensor], Sequence[int]], tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What is drawn, from what, and where it goes.
-
-    Attributes:
-        origin: what is followed.
-        samplers: the settings by name; distances are measured from the first.
-        seeds: of the samples, rising.
-        folder: for everything that is written.
-        labels: one class, several that take turns, or "balanced".
-        batch_size: samples at a time on each device; None chooses.
-        precision: of the network: 32, bf16 or 16.
-        measures: what is measured of every sample.
-        response: whether to find the re-noising response too, at 0.6 of the cost of drawing.
-        exact: keep pictures as floats, as distances need them, from another setting or from training images.
-        copies: in how many formats the samples are written besides, to see whether the disk has room.
-    """
-
-    origin: Origin
-    samplers: Mapping[str, Sampler]
-    seeds: Sequence[int]
-    folder: Path
-    labels: Labels = "balanced"
-    batch_size: int | None = None
-    precision: str = "32"
-    measures: Sequence[Measure] = STANDARD
-    response: bool = False
-    exact: bool = False
-    copies: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.samplers:
-            raise KineticError("an experiment needs at least one setting")
-        if self.precision not in PRECISIONS:
-            raise KineticError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
-        guided = next((s.guidance for s in self.samplers.values() if s.guidance != 1), None)
-        if guided is not None and self.origin.field.num_classes is None:
-            raise KineticError(f"--guidance {guided:g} needs a network with classes; leave it out")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a sample."""
-        shape = self.origin.field.shape
-        if shape is None:
-            raise KineticError(f"{self.origin.name} does not state the shape of its samples")
-        return shape
-
-    def identity(self) -> dict[str, Any]:
-        """Plain types that decide what the samples are."""
-        more = [m.name for m in self.measures if m not in STANDARD] + (["response"] if self.response else [])
-        return {
-            **self.origin.identity,
-            "labels": self.labels if self.origin.field.num_classes is not None else None,
-            "precision": self.precision,
-            "samplers": {name: sampler.to_dict() for name, sampler in self.samplers.items()},
-            **({"measures": more} if more else {}),
-        }
-
-
 def experiment(
     origin: Origin,
-    samplers: Mapping[str, Sampler] | Sampler,
+    settings: Mapping[str, Sampler | Setting] | Sampler,
     *,
     seeds: Sequence[int],
     out: Path | str,
@@ -118,7 +59,6 @@ def experiment(
     batch_size: int | None = None,
     precision: str = "32",
     measures: Sequence[Measure] = STANDARD,
-    response: bool = False,
     training_set: TrainingSet | None = None,
     accelerator: str = "auto",
     devices: int | str = 1,
@@ -126,20 +66,20 @@ def experiment(
 ) -> dict[str, SampleTable]:
     """Draw `seeds` from `origin` under every setting into the folder `out`, and return the table of each setting.
 
+    A setting is a sampler, or one with a field of its own; all share seeds, labels and the shape of samples.
     What is there already is not drawn again. With a `training_set` the samples are compared with it. All rows are in
     OUT/samples.parquet, too. The rest is as in `Experiment`. On several processes all but the first return {}.
     """
-    named = {"samples": samplers} if isinstance(samplers, Sampler) else dict(samplers)
+    named = {"samples": settings} if isinstance(settings, Sampler) else dict(settings)
     job = Experiment(
         origin=origin,
-        samplers=named,
+        settings={name: Setting(sampler=s) if isinstance(s, Sampler) else s for name, s in named.items()},
         seeds=list(seeds),
         folder=Path(out),
         labels=labels,
         batch_size=batch_size,
         precision=precision,
         measures=measures,
-        response=response,
         exact=len(named) > 1 or training_set is not None,
     )
     trainer = predictor(accelerator=accelerator, devices=devices)
@@ -171,15 +111,15 @@ def draw_parts(job: Experiment, trainer: Trainer, *, overwrite: bool = False) ->
     device = trainer.strategy.root_device
     usual = min(BATCH.get(device.type, 256), max(-(-len(job.seeds) // trainer.world_size), 1))
     batch = usual if job.batch_size is None else job.batch_size
-    plan = Plan(job.folder / PARTS, tuple(job.samplers), job.seeds, job.labels, job.origin.field.num_classes, batch)
+    plan = Plan(job.folder / PARTS, tuple(job.settings), job.seeds, job.labels, job.origin.field.num_classes, batch)
     if is_rank_zero():  # other processes get their batches from the first
         plan = _claimed(job, plan, device, overwrite=overwrite)
         if not plan.missing():
             print(f"all samples are in {os.path.relpath(job.folder)} already", file=sys.stderr)
             if trainer.world_size == 1:  # several processes go on together or not at all
                 return plan
-    settings = {"precision": job.precision, "measures": job.measures, "response": job.response, "exact": job.exact}
-    module = SamplingModule(job.origin.field, job.samplers, plan, **settings)  # type: ignore[arg-type]
+    how = {"precision": job.precision, "measures": job.measures, "exact": job.exact}
+    module = SamplingModule(job.fields, job.samplers, plan, **how)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there
     try:
         trainer.predict(module, return_predictions=False)
@@ -194,7 +134,7 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
         job.folder,
         job.shape,
         pictures=job.origin.field.space == "pixels",
-        samples=len(job.seeds) * len(job.samplers),
+        samples=len(job.seeds) * len(job.settings),
         copies=job.copies,
         steps=max(sampler.steps for sampler in job.samplers.values()),
         exact=job.exact,
@@ -212,16 +152,19 @@ def collect(
     plan: Plan,
     *,
     training_set: TrainingSet | None = None,
+    cleaned: Cleaned | None = None,
     derived: Mapping[str, Derive] | None = None,
     files: Iterable[AbstractContextManager[Take]] = (),
 ) -> dict[str, SampleTable]:
     """Go through the parts once: the table of each setting, and whatever `files` make of the parts.
 
     Where several settings are drawn, a column `moved` is the distance from the same seed's sample under the first.
-    `derived` makes further settings out of the samples of a batch, without drawing.
+    `derived` makes further settings out of the samples of a batch, or of settings derived before, without drawing.
+    Samples are compared with a `training_set`, and after cleaning with that of `cleaned`.
     """
     rows: dict[str, list[SampleTable]] = {name: [] for name in (*plan.settings, *(derived or {}))}
     search = CopySearch(training_set) if training_set is not None else None
+    again = CopySearch(cleaned.training_set) if cleaned is not None else None
     with ExitStack() as stack:
         takes = [stack.enter_context(file) for file in files]
         done = 0
@@ -239,10 +182,14 @@ def collect(
                 rows[name].append((table if done < PROFILES else table.without_power()).with_columns(known))
                 if search is not None:
                     search.add(name, images[name], seeds)
+                if again is not None and cleaned is not None:
+                    again.add(name, cleaned.clean(images[name]), seeds)
             done += len(seeds)
     tables = {name: SampleTable.join(parts, profiles=PROFILES) for name, parts in rows.items()}
     if search is not None:
         tables = {name: with_copies(table, search.rows(name)) for name, table in tables.items()}
+    if again is not None:
+        tables = {name: with_cleaned_copies(table, again.rows(name)) for name, table in tables.items()}
     write_parquet(job.folder / TABLE, tables)
     return tables
 

@@ -417,7 +417,7 @@ SAMPLING: dict[str, Row] = {
             "--num 3 --seeds 0-2": "--seeds and --num do not go together",
             "--compare off --kts off": "--compare and --kts do not go together",
             "--compare off,off": "names a setting twice",
-            "--compare off,x": "unknown KTS preset 'x'",
+            "--compare off,x": "unknown setting 'x'",
             "--empirical --weights raw": "--empirical and --weights do not go together",
             "--measure os.system": "lies outside kinetic",
             "--measure kinetic.nn.UNet": "is not a Measure",
