@@ -11,6 +11,7 @@ USAGE = """usage: kinetic COMMAND ...
   sample   draw and measure samples:      kinetic sample --kts balanced
   shards   write webdataset shards:       kinetic shards SOURCE OUT
   study    measure a model afterwards:    kinetic study balance RUN
+  audit    find suspected copies:         kinetic audit RUN
   report   write the report of a run:     kinetic report RUN
 
 kinetic COMMAND --help lists its options."""
@@ -21,6 +22,7 @@ COMMANDS = {
     "sample": "kinetic.cli.sample",
     "shards": "kinetic.cli.shards",
     "study": "kinetic.cli.study",
+    "audit": "kinetic.cli.audit",
     "report": "kinetic.cli.report",
 }
 

@@ -49,10 +49,12 @@ class Posterior:
     Attributes:
         spread: Σ_d Var_k[x̂_k], unbiased over the noises, [B].
         error: mean of ‖x̂_k - x‖², [B]; (1-t)² times the loss of the sample itself on the linear path.
+        bias: ‖mean x̂_k - x‖², [B].
     """
 
     spread: Tensor
     error: Tensor
+    bias: Tensor
 
 
 def posterior(
@@ -85,7 +87,7 @@ def posterior(
             mean = mean + before / k
             squares = squares + (before * (guess - mean)).flatten(1).sum(1)
             error = error + squared_norm(guess - x)
-    return Posterior(squares / (count - 1), error / count)
+    return Posterior(squares / (count - 1), error / count, squared_norm(mean - x))
 
 
 class Spread(Probe):

@@ -1,6 +1,7 @@
 """Arrays to matplotlib figures. Every function returns a `Figure` of its own: no global state, no window, no file."""
 
 from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
+from kinetic.plots.detection import detection_figure
 from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
@@ -22,6 +23,7 @@ __all__ = [
     "balance_over_time",
     "balance_over_training",
     "compare_grid",
+    "detection_figure",
     "energies_figure",
     "energy_ridge",
     "energy_scatter",
