@@ -27,6 +27,7 @@ from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
 from kinetic.studies.experiment import draw_parts, predictor
+from kinetic.studies.qualities import Judge
 from kinetic.studies.setting import Experiment
 from kinetic.training.loggers import is_rank_zero
 from kinetic.training.times import UNTRAINED
@@ -76,6 +77,7 @@ def sample(args: list[str]) -> None:
             print(classes)
         cleaned = _cleaned(options, cleaning, training_set)
         found: dict[str, Any] = {"training_set": training_set, "controlled": controlled, "cleaned": cleaned}
+        found["judge"] = _judge(options, data, device)
         finish(Work(options=options, job=job, plan=plan, **found))
 
 
@@ -143,6 +145,19 @@ def _cleaned(options: Any, cleaning: Clean | None, training_set: TrainingSet | N
         print(f"F_mem cleaned is left out: {advice}", file=sys.stderr)
         return None
     return Cleaned(cleaning, cleaned_set(training_set, cleaning))
+
+
+def _judge(options: Any, data: FlowDataModule | None, device: torch.device) -> Judge | None:
+    """What judges quality in a comparison; one line where nothing can, an error where it was asked for."""
+    if options.compare is None or options.features == "none" or data is None:
+        return None
+    try:
+        return Judge.of(data, options.features, device=device, trust=trusted(options))
+    except KineticError as error:
+        if options.features is not None:
+            raise
+        print(f"quality is left out: {error}", file=sys.stderr)
+        return None
 
 
 def _leave_out(options: Any, error: Exception) -> None:

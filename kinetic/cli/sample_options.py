@@ -12,6 +12,7 @@ from kinetic.cli.composed_options import SETTINGS, add_composed, check_composed
 from kinetic.cli.options import add_shaping, add_solver, parsed, typed_parser
 from kinetic.errors import KineticError
 from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
+from kinetic.metrics.extractors import CHOICES
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
 from kinetic.trust import Trust
@@ -117,6 +118,12 @@ def _which(group: Any) -> None:
         type=str,
         metavar="RUN|FILE",
         help="compare: F_mem also after this network, trained on other images, has denoised samples and images",
+    )
+    group.add_argument(
+        "--features",
+        type=str,
+        metavar="NAME",
+        help=f"compare: features of Fréchet distance, precision and recall: {CHOICES}, or none (None: pca:64)",
     )
     group.add_argument("--measure", action="append", default=[], metavar="CLASS", help="a further number a sample")
     group.add_argument(

@@ -4,26 +4,32 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kinetic.advice import command
 from kinetic.cli.composed_options import COMPOSED, settings_named
+from kinetic.data.progress import progress
 from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
+from kinetic.metrics.real import LEAST
 from kinetic.metrics.statistics import Signal
+from kinetic.plots import Point, pareto_figure, save
 from kinetic.report import write_sampling_report
 from kinetic.samples.copying import copies_in
 from kinetic.samples.drawing import Plan
-from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_csv
+from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_columns, write_csv
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
 from kinetic.samples.table import SampleTable
-from kinetic.studies.compare import comparison_picture, rows_of, table_of, write_copies, write_rows
-from kinetic.studies.controls import divided_controls, noise_controls
+from kinetic.studies.compare import Figure, Row, comparison_picture, rows_of, table_of, write_copies, write_rows
+from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
 from kinetic.studies.experiment import Take, collect
+from kinetic.studies.qualities import Gathered, Judge, paired_columns, with_quality
 from kinetic.studies.setting import Experiment
-from kinetic.studies.verdicts import judged, verdict_lines
+from kinetic.studies.verdicts import copies_of, judged, verdict_lines
 from kinetic.text import aligned, cell
 
 SINGLE = "samples"  # the name of the only setting where nothing is compared
@@ -40,6 +46,7 @@ class Work:
         training_set: to compare the samples with, where there is one.
         controlled: whether controls belong beside a comparison.
         cleaned: what cleans samples and training images before they are compared again.
+        judge: of quality.
     """
 
     options: Any
@@ -48,6 +55,7 @@ class Work:
     training_set: TrainingSet | None
     controlled: bool
     cleaned: Cleaned | None = None
+    judge: Judge | None = None
 
 
 def finish(work: Work) -> None:
@@ -107,17 +115,43 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     folder = work.job.folder
     named = settings_named(work.options)
     derived = {**divided_controls(work.job.settings), **noise_controls(named)} if work.controlled else {}
-    files = [comparison_picture(folder / "compare.png")]
+    gathered = None if work.judge is None else Gathered(work.judge)
+    files = [comparison_picture(folder / "compare.png"), *([] if gathered is None else [nullcontext(gathered.take)])]
     options = {"training_set": work.training_set, "cleaned": work.cleaned, "derived": derived, "files": files}
     tables = collect(work.job, work.plan, **options)  # type: ignore[arg-type]
     write_csv(folder / "energies.csv", {name: tables[name] for name in work.plan.settings})
-    rows = judged(rows_of(tables), [name for name in tables if name not in named])
+    controls = [name for name in tables if name not in named]
+    rows = rows_of(tables)
+    if gathered is not None and work.judge is not None:
+        rows = _quality(folder, rows, gathered, named, controls)
+        save(pareto_figure([_point(row, row.setting in controls) for row in rows]), folder / "pareto.png")
+    rows = judged(rows, controls)
     write_rows(folder / "compare.csv", rows)
     print(table_of(rows))
     if work.training_set is not None:
         print(_null(work.training_set))
         print(verdict_lines(rows))
     return tables
+
+
+def _quality(folder: Path, rows: list[Row], gathered: Gathered, named: list[str], controls: list[str]) -> list[Row]:
+    """Add figures of quality to the rows, and write paired.csv: every setting against off and earlier checkpoints."""
+    found, real = gathered.features(), gathered.judge.real
+    if len(next(iter(found.values()))) < LEAST:
+        print(f"quality is left out: it needs {LEAST} samples that are finite under all settings", file=sys.stderr)
+        return rows
+    strong = [named[0], *(name for name in controls if name.startswith(CHECKPOINT))]
+    bar = partial(progress, "comparing", "pairs")
+    columns = paired_columns(found, real, settings=named, against=strong, over=lambda pairs: bar(over=pairs))
+    write_columns(folder / "paired.csv", columns)
+    print(gathered.judge.text())
+    return with_quality(rows, found, real)
+
+
+def _point(row: Row, control: bool) -> Point:
+    """Where a setting lies in the picture of copies and quality."""
+    copies, fd = copies_of(row), row.more.get("fd", Figure(math.nan))
+    return Point(row.setting, copies.value, copies.low, copies.high, fd.value, control)
 
 
 def _energies(table: SampleTable) -> str:

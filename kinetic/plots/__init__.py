@@ -3,6 +3,7 @@
 from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
 from kinetic.plots.detection import detection_figure
 from kinetic.plots.images import compare_grid, gallery, image_grid
+from kinetic.plots.pareto import Point, pareto_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
 from kinetic.plots.training import (
@@ -19,6 +20,7 @@ __all__ = [
     "THEME_CSS",
     "BalanceCurves",
     "Curve",
+    "Point",
     "Profile",
     "balance_over_time",
     "balance_over_training",
@@ -31,6 +33,7 @@ __all__ = [
     "image_grid",
     "loss_curves",
     "memorization_curve",
+    "pareto_figure",
     "power_profiles",
     "save",
     "settings_figure",

@@ -145,10 +145,16 @@ def write_parquet(path: Path, tables: Mapping[str, SampleTable]) -> None:
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of one length as CSV; None and numbers that are not finite are empty cells."""
+    """Write columns of numbers or texts, of one length, as CSV; None and what is not finite are empty cells."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     for row in zip(*columns.values(), strict=True):
-        writer.writerow(["" if value is None or not math.isfinite(value) else f"{value:.9g}" for value in row])
+        writer.writerow([_text(value) for value in row])
     write_text(path, buffer.getvalue())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None or not math.isfinite(value) else f"{value:.9g}"

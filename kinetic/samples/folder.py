@@ -29,6 +29,13 @@ FILES = (
     "memorization.json",
     "compare.csv",
     "compare.png",
+    "paired.csv",
+    "pareto.png",
+    "scores.csv",
+    "score.json",
+    "summary.json",
+    "suspects.png",
+    "roc.png",
     "report.html",
 )
 FOLDERS = ("images", "shards", PARTS)

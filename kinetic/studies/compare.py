@@ -32,6 +32,7 @@ class Figure:
     low: float = math.nan
     high: float = math.nan
     share: bool = False  # shown in percent
+    quiet: bool = False  # written, but not shown on a terminal
 
     def text(self) -> str:
         """As people read it."""
@@ -130,7 +131,7 @@ def _cell(value: str | int | float) -> str:
 def table_of(rows: list[Row]) -> str:
     """Lay the rows out for a terminal."""
     head = ["setting", "energy", "of the field", "late part", "F_mem", "95 % interval", "moved from off"]
-    names = _names(rows)
+    names = [name for name in _names(rows) if not any(row.more[name].quiet for row in rows if name in row.more)]
     head += [name.replace("_", " ").replace("f mem", "F_mem") for name in names]
     body = [
         [

@@ -17,6 +17,7 @@ from kinetic.tensors import expand, seed_from, seeded_noise
 
 STOPS = (0.98, 0.97)  # which move samples about as far as shaping does
 FAR_STOPS = (0.925, 0.85)  # which undo about as many copies as following another field does
+CHECKPOINT = "checkpoint of step"  # what controls that are one are called
 NOISE = 0xC0  # keeps this noise apart from the noise that samples start from
 
 
@@ -41,7 +42,7 @@ def checkpoint_controls(origin: Origin, off: Sampler, **how: Any) -> dict[str, S
         return {}
     found = controls_of(origin.run, origin.identity["step"])
     return {
-        f"checkpoint of step {step}": Setting(sampler=off, origin=open_checkpoint(path, **how))
+        f"{CHECKPOINT} {step}": Setting(sampler=off, origin=open_checkpoint(path, **how))
         for step, path in found.items()
     }
 

@@ -1,0 +1,135 @@
+"""Quality beside copies: Fréchet distance, precision and recall of every setting, and what they differ by in pairs.
+
+Features of all settings are found in one pass. Differences are over the same seeds, resampled together, so that what
+seeds have in common cancels: they are certain to a fraction of what single figures are.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetic.data import FlowDataModule
+from kinetic.errors import KineticError
+from kinetic.metrics import paired
+from kinetic.metrics.extractors import Training, extractor
+from kinetic.metrics.features import Extractor, features
+from kinetic.metrics.paired import Difference, Metric, paired_difference
+from kinetic.metrics.quality import quality_of
+from kinetic.metrics.real import LEAST, RealFeatures
+from kinetic.studies.compare import Figure, Row
+from kinetic.studies.experiment import Batch
+from kinetic.trust import STRANGER, Trust
+
+TRAINING, HELD_OUT = 5000, 5000  # images at most that features are fitted on, and that samples are compared with
+COMPONENTS = 64
+METRICS: dict[str, Metric] = {"fd": paired.fid, "precision": paired.precision, "recall": paired.recall}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Features, and the real images that samples are compared with in them."""
+
+    extractor: Extractor
+    real: RealFeatures
+
+    @classmethod
+    def of(
+        cls,
+        data: FlowDataModule,
+        name: str | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        trust: Trust = STRANGER,
+    ) -> "Judge":
+        """Fit features called `name` on the training images where that is needed, and see held-out images in them.
+
+        By default principal components, which are there at once; a classifier takes up to a minute.
+        """
+        if data.num_held_out < LEAST:
+            raise KineticError(
+                f"quality needs {LEAST} held-out images at least, and {data.name} has {data.num_held_out}"
+            )
+        images, labels = _all(data, held_out=False, limit=TRAINING)
+        held, of_held = _all(data, held_out=True, limit=HELD_OUT)
+        chosen = name or f"pca:{max(1, min(COMPONENTS, images[0].numel(), len(images) - 1))}"
+        known = None if labels is None or of_held is None else (held, of_held)
+        made = extractor(
+            chosen, training=Training(images=images, labels=labels, held_out=known), device=device, trust=trust
+        )
+        real = RealFeatures.of(features(held, made), split=f"{len(held)} held-out images", extractor=made)
+        return cls(extractor=made, real=real)
+
+    def text(self) -> str:
+        """What figures are of, in a line."""
+        note = f" ({self.extractor.note})" if self.extractor.note else ""
+        return (
+            f"fd, precision, recall: against {self.real.split} in features {self.extractor.name!r}{note}; "
+            f"fd of two halves of these: {self.real.halves:.3g}"
+        )
+
+
+def _all(data: FlowDataModule, *, held_out: bool, limit: int) -> tuple[Tensor, Tensor | None]:
+    parts = list(data.labelled(held_out=held_out, limit=limit))
+    labels = [part for _, _, part in parts if part is not None]
+    return torch.cat([x for x, _, _ in parts]), torch.cat(labels) if labels else None
+
+
+class Gathered:
+    """Features of the samples of every setting, batch by batch."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.found: dict[str, list[Tensor]] = {}
+
+    def take(self, batch: Batch, images: dict[str, Tensor]) -> None:
+        """Take in the samples of all settings."""
+        for name, x in images.items():
+            self.found.setdefault(name, []).append(features(x, self.judge.extractor))
+
+    def features(self) -> dict[str, Tensor]:
+        """Features [N, F] of every setting, of the seeds that stayed finite under all of them."""
+        whole = {name: torch.cat(parts) for name, parts in self.found.items()}
+        keep = torch.stack([values.isfinite().all(1) for values in whole.values()]).all(0)
+        return {name: values[keep] for name, values in whole.items()}
+
+
+def with_quality(rows: Sequence[Row], found: Mapping[str, Tensor], real: RealFeatures) -> list[Row]:
+    """Add fd, precision and recall to every row, and how they differ from those of the first, with intervals."""
+    first = rows[0].setting
+    made = []
+    for row in rows:
+        quality = quality_of(found[row.setting], real)
+        more = {"fd": Figure(quality.fid)}
+        more |= {name: Figure(getattr(quality, name), share=True) for name in ("precision", "recall")}
+        if row.setting != first:
+            for name, one in differences(found[row.setting], found[first], real).items():
+                figure = Figure(one.difference, one.low, one.high, share=name != "fd", quiet=name != "fd")
+                more[f"{name}_from_{first}"] = figure
+        made.append(replace(row, more={**row.more, **more}))
+    return made
+
+
+def differences(a: Tensor, b: Tensor, real: RealFeatures, *, repeats: int = 200) -> dict[str, Difference]:
+    """fd, precision and recall of features `a` less those of `b` [N, F], which belong to the same seeds."""
+    return {name: paired_difference(metric, a, b, real, repeats=repeats) for name, metric in METRICS.items()}
+
+
+def paired_columns(
+    found: Mapping[str, Tensor],
+    real: RealFeatures,
+    *,
+    settings: Collection[str],
+    against: Collection[str],
+    over: Callable[[Sequence[Any]], Any] = list,
+) -> dict[str, list[Any]]:
+    """Columns setting, against, figure, difference, low, high of every setting against every control."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("setting", "against", "figure", "difference", "low", "high")}
+    for setting, other in over([(a, b) for a in settings for b in against if a != b]):
+        for name, one in differences(found[setting], found[other], real).items():
+            values = (setting, other, name, one.difference, one.low, one.high)
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+    return columns
