@@ -172,3 +172,14 @@ def test_further_figures_of_a_row_reach_table_and_file(tmp_path) -> None:
     assert "47 (45.1 to 49.2)" in lines[1]
     assert lines[2].endswith("50 (46.54 to 53.46) %")
     assert rows_of({}) == []
+
+
+def test_verdicts_look_at_quality_where_it_is_known() -> None:
+    def one(name: str, f_mem: float, moved: float, fd: float) -> Row:
+        return Row(name, 800, 40, 40, 0.4, f_mem, f_mem, f_mem + 0.01, moved, {"fd": Figure(fd)})
+
+    rows = [one("off", 0.6, 0, 47), one("checkpoint", 0.0, 2.5, 51), one("good", 0.0, 3, 44), one("bad", 0.05, 1, 60)]
+    good, bad = judged(rows, ["checkpoint"])[2:]
+    assert good.verdict.endswith("no control has both no more copies and a smaller fd")
+    assert "loses in fd to 'checkpoint'" in bad.verdict
+    assert bad.verdict.endswith("51 against 60")

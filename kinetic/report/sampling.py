@@ -90,6 +90,7 @@ def write_sampling_report(out_dir: str | Path) -> Path:
     comparing = (folder / "compare.csv").is_file()
     compared = (
         Section("comparison", "Settings side by side", lambda: _comparison(samples)),
+        *_pareto(samples),
         Section("same-seeds", "The same seeds", lambda: _picture(samples, "compare.png", "Each row one setting")),
     )
     images = Section("images", "Samples", lambda: _picture(samples, "grid.png", "Generated samples"))
@@ -106,6 +107,14 @@ def write_sampling_report(out_dir: str | Path) -> Path:
     target = folder / "report.html"
     write_text(target, page)
     return target
+
+
+def _pareto(samples: Samples) -> tuple[Section, ...]:
+    """The picture of copies against quality, where one was drawn."""
+    if not (samples.folder / "pareto.png").is_file():
+        return ()
+    about = "Copies against quality: settings and controls by F_mem and Fréchet distance, lower left is better"
+    return (Section("pareto", "Copies against quality", lambda: _picture(samples, "pareto.png", about, card=True)),)
 
 
 def _column(rows: list[dict[str, str]], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

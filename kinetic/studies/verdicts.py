@@ -30,7 +30,8 @@ def judged(rows: Sequence[Row], controls: Collection[str], *, first: str = "off"
     It *loses* to a control that moves samples no farther from those of `first` and has copies no more frequent, both
     ends of the interval included. It is *not told apart* from one that moves them no farther and whose interval
     overlaps; `first`, which does not move them at all, counts too. A setting with fewer copies than all of these may
-    still be worse in ways that neither number sees.
+    still be worse in ways that neither number sees: where there are Fréchet distances, it is also said whether a
+    control has both no more copies and a smaller one.
     """
     names = {first, *controls}
     against = [row for row in rows if row.setting in names]
@@ -38,6 +39,27 @@ def judged(rows: Sequence[Row], controls: Collection[str], *, first: str = "off"
 
 
 def _verdict(row: Row, controls: Sequence[Row]) -> str:
+    said = [_of_copies(row, controls), _of_quality(row, controls)]
+    return "; ".join(part for part in said if part)
+
+
+def _of_quality(row: Row, controls: Sequence[Row]) -> str:
+    """Whether a control beats a setting in copies and in Fréchet distance."""
+    own = row.more.get("fd")
+    if own is None or math.isnan(copies_of(row).value):
+        return ""
+    better = [c for c in controls if "fd" in c.more and c.more["fd"].value < own.value]
+    better = [c for c in better if copies_of(c).value <= copies_of(row).value]
+    if not better:
+        return "no control has both no more copies and a smaller fd"
+    best = min(better, key=lambda c: c.more["fd"].value)
+    return (
+        f"loses in fd to {best.setting!r}, which has no more copies "
+        f"({_share(copies_of(best))}): {best.more['fd'].value:.3g} against {own.value:.3g}"
+    )
+
+
+def _of_copies(row: Row, controls: Sequence[Row]) -> str:
     own = copies_of(row)
     near = [c for c in controls if c.residual <= row.residual * SAME and not math.isnan(copies_of(c).value)]
     if math.isnan(own.value) or not near:
