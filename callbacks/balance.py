@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
@@ -17,14 +16,14 @@ from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 from kinetic.training.balancing import joined, rows_of_images
 
-from .collecting import collector_of, gather, validation_table
+from .collecting import Monitor, gather, validation_table
 from .telling import attempt, fitting, log_numbers, monitoring, open_table, reason, say, say_trouble
 
 COLUMNS = ("epoch", "label", "t", *NUMBERS)  # of balance.parquet, at least
 LOGGED = ("conditional", "held_out", "train", "excess", "excess_low", "excess_high")
 
 
-class BalanceCallback(Callback):
+class BalanceCallback(Monitor):
     """Compares the energy of every validation's samples with the balance of held-out and of training images.
 
     Works with a module that has `path`, `coupling` and `sampling_network`, as `FlowMatching` does, and a data module
@@ -80,22 +79,9 @@ class BalanceCallback(Callback):
             self.history.write(folder)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew, whatever became of the last validation."""
-        collector_of(trainer).reset()
+        """Begin anew."""
+        super().on_validation_start(trainer, pl_module)
         self.balance = None
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch of trajectories."""
-        if monitoring(trainer) and not self._off:
-            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Balance, log and write (all processes call this)."""

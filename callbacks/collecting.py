@@ -7,13 +7,14 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.flow.motion import IntegrationError
 from kinetic.flow.trajectory import Trajectory
 from kinetic.samples.table import Array, SampleTable
 
-from .telling import say
+from .telling import monitoring, say
 
 
 class Collector:
@@ -98,6 +99,29 @@ _COLLECTORS: "WeakKeyDictionary[Trainer, Collector]" = WeakKeyDictionary()
 def collector_of(trainer: Trainer) -> Collector:
     """The one collector of a trainer."""
     return _COLLECTORS.setdefault(trainer, Collector())
+
+
+class Monitor(Callback):
+    """What watches the samples of every validation: it hands all of them to the trainer's collector."""
+
+    _off = False  # whether it has given up on this training
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew, whatever became of the last validation."""
+        collector_of(trainer).reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch of trajectories."""
+        if monitoring(trainer) and not self._off:
+            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
 
 def gather(value: Any) -> list[Any]:

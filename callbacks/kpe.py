@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
 from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
 
-from .collecting import collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble
 
@@ -28,7 +27,7 @@ COLUMNS = {  # of the tables, at least
 MOST_POINTS = 2000  # of a toy model, in one scatter
 
 
-class KPECallback(Callback):
+class KPECallback(Monitor):
     """Logs the energies of the trajectories that the validation steps return, and draws their samples.
 
     Any LightningModule whose `validation_step` returns a `Trajectory` for batches {"seeds": int64 [B], "labels": int64
@@ -84,28 +83,11 @@ class KPECallback(Callback):
             path = folder / f"{name}.parquet"
             self._files[name] = open_table(trainer, path, columns=columns, expected=self.validations > 0)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew, whatever became of the last validation."""
-        collector_of(trainer).reset()
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for the samples where they are to be drawn."""
         self._due = self.media_every > 0 and self.validations % self.media_every == 0 and fitting(trainer)
         if self._due:
             collector_of(trainer).want(torch.float16)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch of trajectories."""
-        if monitoring(trainer):
-            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather, log and write."""

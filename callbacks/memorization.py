@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.errors import KineticError
@@ -17,14 +16,14 @@ from kinetic.samples.copying import signals_of, with_copies
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 
-from .collecting import collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, gather, validation_table
 from .grids import picture_path, write_gallery
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, open_table, reason, say, say_trouble
 
 COLUMNS = ("epoch", "seed", "d1", "d2", "ratio", "copied", "neighbor", "neighbor_id")  # of memorization.parquet
 
 
-class MemorizationCallback(Callback):
+class MemorizationCallback(Monitor):
     """Compares the samples of every validation with the training images, and finds the onset of copying.
 
     The training images come from the trainer's datamodule: `reference()` yields (images, numbers, names) a chunk at a
@@ -116,27 +115,14 @@ class MemorizationCallback(Callback):
             self._seen = float(low), float(high)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew, whatever became of the last validation."""
-        collector_of(trainer).reset()
+        """Begin anew."""
+        super().on_validation_start(trainer, pl_module)
         self.result = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for the samples."""
         if monitoring(trainer) and not self._off:
             collector_of(trainer).want(torch.float32)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch of trajectories."""
-        if monitoring(trainer) and not self._off:
-            collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, gather, log and write."""
