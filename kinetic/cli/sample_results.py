@@ -175,6 +175,7 @@ def _tell_broken(setting: str, table: SampleTable) -> None:
 def _next(options: Any, plan: Plan) -> str:
     source = f" --checkpoint {options.checkpoint}" if options.checkpoint else f" {options.run}" if options.run else ""
     again = f"{command('sample')}{source}{' --empirical' if options.empirical else ''}"
+    again += "" if options.noise is None else f" --noise {options.noise}"
     if options.compare is not None:
         return f"{again} --kts balanced --num 50000 --format npz"
     if (field := settings_named(options)[:1]) and field[0] in COMPOSED:

@@ -1,6 +1,6 @@
 """Training of a conditional flow-matching model as a LightningModule."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -276,9 +276,8 @@ class FlowMatching(LightningModule):
     def draw(self, batch: Batch, sampler: Sampler, *, precision: Literal["32", "bf16"] = "32") -> Trajectory:
         """Draw the samples of {"seeds": int64 [B], "labels": int64 [B] or None} with the averaged weights."""
         return draw(
-            self.sampling_network,
+            replace(Field.of(self.sampling_network, shape=self.sample_shape), path=self.path),
             batch["seeds"].tolist(),
-            shape=self.sample_shape,
             labels=batch["labels"],
             sampler=sampler,
             device=self.device,
