@@ -81,7 +81,7 @@ def parser() -> Any:
         "--noise",
         type=str,
         metavar="FORM:G",
-        help="drive the samples by noise, g = G at all times (constant:G), G (1 - t) (linear:G), or G between two times "
+        help="drive the samples by noise: g(t) is G (constant:G), G (1 - t) (linear:G), or G between two times alone "
         "(churn:G:LOW-HIGH); with --method euler or heun2 (None: the ODE)",
     )
     add_shaping(made)

@@ -90,9 +90,7 @@ class Choices:
         with naming(self.options):
             shaping = calibrated or shaping_of(self.options, kts)
             noise = None if self.options.noise is None else Diffusion.parse(self.options.noise)
-            return Sampler(
-                **solver_settings(self.options), guidance=self.options.guidance, kts=shaping, noise=noise
-            )
+            return Sampler(**solver_settings(self.options), guidance=self.options.guidance, kts=shaping, noise=noise)
 
     @cached_property
     def _calibrated(self) -> KTS:

@@ -17,7 +17,7 @@ ENERGY_UNIT = "x²"  # squares of whatever unit the samples have, summed over th
 
 
 class Energy(Rate):
-    """Energy of the motion that was executed, ½ ∫ η²‖v‖² dt; under noise that of its drift, ½ ∫ ‖η v + (g²/2) s‖² dt."""
+    """Energy of the motion that was executed, ½ ∫ η²‖v‖² dt; under noise of its drift, ½ ∫ ‖η v + (g²/2) s‖² dt."""
 
     name, unit = "energy", ENERGY_UNIT
 

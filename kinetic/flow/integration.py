@@ -106,7 +106,9 @@ def integrate(
     drive = None if driven is None else driven.along(times, method=solver.method)
     x0 = x0 if x0.dtype == torch.float64 else x0.float()
     if solver.method in FIXED:
-        last, at_tau = walk(motion, x0, times, method=solver.method, tau=kts.tau, drive=drive, noise=noise, on_step=on_step)
+        last, at_tau = walk(
+            motion, x0, times, method=solver.method, tau=kts.tau, drive=drive, noise=noise, on_step=on_step
+        )
         x, sums = last.x, last.sums
     else:
         _refuse_for_adaptive(solver.method, noise, on_step)

@@ -91,12 +91,13 @@ def draw(
     """Draw one sample for each seed from `net(x, t, labels)`, or from a field, on `device`.
 
     Sample i starts from noise that is a function of `seeds[i]` alone, drawn on the CPU, so with a fixed method neither
-    the batch nor the process it is drawn in changes it; so does the noise of each step of a sampler that has some, whose
-    score is that of the velocity that is followed, unshaped, on the path of the field. `shape`, without the batch axis, is needed where the network
-    does not state it. `labels` is one class for all, or one for each seed. `precision` (32, bf16, ... or a trainer's
-    precision) holds for the network alone: states and energies stay float32, or float64 for 64-true. A `Probe` among
-    the measures asks the field about the finished samples. Of a composed field the energy of each part is measured as
-    well. A module is put into evaluation mode and back again. No gradients.
+    the batch nor the process it is drawn in changes it. The noise of each step, where the sampler has some, is one of
+    `seeds[i]` and the step; its score is that of the velocity that is followed, before shaping, on the field's path.
+    `shape`, without the batch axis, is needed where the network does not state it. `labels` is one class for all, or
+    one for each seed. `precision` (32, bf16, ... or a trainer's precision) holds for the network alone: states and
+    energies stay float32, or float64 for 64-true. A `Probe` among the measures asks the field about the finished
+    samples. Of a composed field the energy of each part is measured as well. A module is put into evaluation mode and
+    back again. No gradients.
     """
     sampler = sampler or Sampler()
     followed = Field.of(net, shape=shape)
