@@ -15,6 +15,7 @@ from kinetic.flow.grids import time_grid
 from kinetic.flow.guidance import guided
 from kinetic.flow.integration import Solver, integrate
 from kinetic.flow.measures import Measure, Probe
+from kinetic.flow.paths import AffinePath
 from kinetic.flow.shaping import KTS
 from kinetic.flow.stochastic import Diffusion, Driven, check_method, normals
 from kinetic.flow.trajectory import Trajectory
@@ -46,6 +47,11 @@ class Sampler(Solver):
             raise KineticError(f"guidance must be a finite number, got {self.guidance}")
         if self.noise is not None:
             check_method(self.method)
+
+    def check_noise(self, path: AffinePath) -> None:
+        """Raise KineticError where the noise is too strong for the steps, on the path of the field."""
+        if self.noise is not None:
+            self.noise.squares(self.times(end=self.end), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types alone, for a configuration or a checkpoint; `from_dict` takes them back."""

@@ -104,6 +104,7 @@ class FlowMatching(LightningModule):
             self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
         self.path = affine_path(path)
+        sampler.check_noise(self.path)
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
         self.times = TrainingTimes(times, time_mean, time_std)
         self.label_dropout = checked_dropout(label_dropout, self.num_classes)
