@@ -1,14 +1,15 @@
 """Sampling with noise: `dx = [η v + (g²/2) s] dt + g dW`, which unshaped has the marginals of the ODE for every g ≥ 0.
 
 s = ∇ log p_t is the score that belongs to the velocity on its path: -(x - t v)/(1 - t) on the linear one (Song et al.,
-arXiv 2011.13456; Ma et al., SiT, arXiv 2401.08740). It is linear in v with weights that sum to one over guidance and
-composed fields, so that of a guided or composed velocity is the same combination of the scores of its parts.
+arXiv 2011.13456; Ma et al., SiT, arXiv 2401.08740). It is affine in v, and the weights of guidance and of composed
+fields sum to one: the score of a guided or composed velocity is the same combination of the scores of its parts.
 
 Since any g will do, it is constant over each step: its mean square there, which is exact where g² jumps. Three
 consequences are stated once, here. The step that reaches t = 1, where the score is singular, has no noise and is that
 of the ODE. No step renews more than a part SHARE of the variance of the noise that is left, σ(t)², as an explicit step
-would overshoot: g² <= 2 SHARE σ(t)² / dt, which binds towards t = 1 and not at all for fine steps. Euler becomes
-Euler-Maruyama, of weak order 1, and heun2 the stochastic Heun method, of weak order 2 for such additive noise.
+would overshoot: g² <= 2 SHARE σ(t)² / dt. On the linear path a constant g meets that for 1 - t < g √(2 dt), a linear
+one nowhere. Euler becomes Euler-Maruyama, of weak order 1, and heun2 the stochastic Heun method, of weak order 2 for
+such additive noise.
 """
 
 import math
