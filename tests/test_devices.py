@@ -10,7 +10,8 @@ and so does every read of a value by the host, which on a GPU would be a synchro
   around it, its costs and the reordering, is tried;
 - the closed-form field recomputes as many pairs as need it and the neighbour search proves each query, so both ask the
   device how many there are, and indexing a training set hashes its images: their parts between those reads are tried;
-- drawing starts from noise of CPU generators and adaptive methods choose their steps on the host, by design.
+- drawing starts from noise of CPU generators, as that of every step is, and adaptive methods choose their steps on the
+  host, by design; how much noise a step takes is read off the path on the CPU before the first.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from kinetic.flow import empirical
+from kinetic.flow import empirical, stochastic
 from kinetic.flow.field import Field
 from kinetic.flow.guidance import guided
 from kinetic.flow.integration import integrate
@@ -29,6 +30,7 @@ from kinetic.flow.paths import path
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS, shaped
 from kinetic.flow.solvers import FIXED
+from kinetic.flow.stochastic import Diffusion
 from kinetic.flow.straightness import Straightness
 from kinetic.images import ImageSet
 from kinetic.memorization.detectors import renoise
@@ -117,6 +119,18 @@ def test_no_step_of_a_fixed_method_waits(fake, method, kts, guidance) -> None:
     columns = {**found.columns, "x": found.x, "power": found.power, "path": found.path}
     assert {name: value.device.type for name, value in columns.items()} == dict.fromkeys(columns, "cuda")
     assert found.times.device.type == "cpu"
+
+
+@pytest.mark.parametrize("noise", ["constant:1", "linear:1", "churn:1:0.2-0.7"])
+@pytest.mark.parametrize("method", ["euler", "heun2"])
+@pytest.mark.parametrize("name", ["linear", "gvp", "vp"])
+def test_no_step_with_noise_waits(fake, monkeypatch, name, method, noise) -> None:
+    monkeypatch.setattr(stochastic, "_noise_left", lambda times, path: [1 - t for t in times])
+    field = Field(lambda x, t, labels: -x, shape=(3,), path=path(name))
+    sampler = Sampler(method, steps=6, noise=Diffusion.parse(noise), kts=KTS.preset("balanced"))
+    found = draw(field, range(4), sampler=sampler, device=CUDA, keep_path=2)
+    columns = {**found.columns, "x": found.x, "power": found.power, "path": found.path}
+    assert {name: value.device.type for name, value in columns.items()} == dict.fromkeys(columns, "cuda")
 
 
 def test_noise_hooks_and_the_way_back_do_not_wait_either(fake) -> None:

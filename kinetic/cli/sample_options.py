@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   sample.py --kts balanced --index 12                 one of them again, with its energy curve
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
   sample.py --hand-over before-onset --from 0.7       an earlier checkpoint from t = 0.7 on
+  sample.py --noise linear:1                          along a stochastic path, whose samples are distributed alike
   sample.py --away-from training                      guided away from the training images, at no network cost
   sample.py --empirical                               follow the training set itself, without a network"""
 
@@ -77,6 +78,13 @@ def parser() -> Any:
     _which(made.add_argument_group("which samples"))
     add_solver(made)
     made.add_argument("--guidance", type=float, default=1.0, metavar="W", help="classifier-free; 1 is none")
+    made.add_argument(
+        "--noise",
+        type=str,
+        metavar="FORM:G",
+        help="drive the samples by noise: g(t) is G (constant:G), G (1 - t) (linear:G), or G between two times alone "
+        "(churn:G:LOW-HIGH); with --method euler or heun2 (None: the ODE)",
+    )
     add_shaping(made)
     add_composed(made.add_argument_group("sampling that does not copy"))
     _where(made.add_argument_group("where to compute and write"))

@@ -13,6 +13,7 @@ from typing import Any
 from kinetic.advice import command
 from kinetic.cli.composed_options import COMPOSED, settings_named
 from kinetic.data.progress import progress
+from kinetic.flow.shaping import KTS
 from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.real import LEAST
@@ -91,7 +92,8 @@ def _single(work: Work) -> dict[str, SampleTable]:
     tables = collect(work.job, work.plan, training_set=work.training_set, files=files)
     table = tables[SINGLE]
     write_csv(folder / "energies.csv", tables)
-    draw_energies(folder / "energies.png", table, work.job.samplers[SINGLE].kts)
+    sampler = work.job.samplers[SINGLE]  # under noise the figure has the power of the field alone
+    draw_energies(folder / "energies.png", table, sampler.kts if sampler.noise is None else KTS(tau=sampler.kts.tau))
     print(_energies(table))
     if work.training_set is not None:
         print(_copies(table, work.training_set))
@@ -209,6 +211,7 @@ def _tell_broken(setting: str, table: SampleTable) -> None:
 def _next(options: Any, plan: Plan) -> str:
     source = f" --checkpoint {options.checkpoint}" if options.checkpoint else f" {options.run}" if options.run else ""
     again = f"{command('sample')}{source}{' --empirical' if options.empirical else ''}"
+    again += "" if options.noise is None else f" --noise {options.noise}"
     if options.compare is not None:
         return f"{again} --kts balanced --num 50000 --format npz"
     if (field := settings_named(options)[:1]) and field[0] in COMPOSED:

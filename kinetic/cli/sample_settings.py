@@ -15,6 +15,7 @@ from kinetic.flow.composition import LATE, TRAINING, away_from, hand_over
 from kinetic.flow.field import Field
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.shaping import KTS
+from kinetic.flow.stochastic import Diffusion
 from kinetic.memorization.calibration import FLOOR, calibrated_shaping
 from kinetic.memorization.cleaning import Clean, cleaner
 from kinetic.memorization.earlier import BEFORE_ONSET, earlier_checkpoint
@@ -88,7 +89,8 @@ class Choices:
         calibrated = self._calibrated if kts == CALIBRATED else None
         with naming(self.options):
             shaping = calibrated or shaping_of(self.options, kts)
-            return Sampler(**solver_settings(self.options), guidance=self.options.guidance, kts=shaping)
+            noise = None if self.options.noise is None else Diffusion.parse(self.options.noise)
+            return Sampler(**solver_settings(self.options), guidance=self.options.guidance, kts=shaping, noise=noise)
 
     @cached_property
     def _calibrated(self) -> KTS:

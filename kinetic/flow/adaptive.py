@@ -8,7 +8,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from kinetic.flow.measures import Evaluation
-from kinetic.flow.motion import IntegrationError, Motion, executed
+from kinetic.flow.motion import IntegrationError, Motion
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3")
 Parts = tuple[Tensor, ...]  # x [B, ...], then what each rate has accrued, [B]
@@ -34,7 +34,7 @@ class AdaptiveField:
         now = self.last = self.motion.at(float(t), state[0], gain=float(self.motion.kts.gain(t)), slack=0.0)
         self.at_start = self.at_start or now
         accrued = self.motion.accrued(now)
-        return executed(now), *(() if accrued is None else accrued)
+        return now.drift, *(() if accrued is None else accrued)
 
     def callback_step(self, t0: Tensor, state: Parts, dt: Tensor) -> None:
         """A step is tried."""

@@ -17,17 +17,17 @@ ENERGY_UNIT = "x²"  # squares of whatever unit the samples have, summed over th
 
 
 class Energy(Rate):
-    """Energy of the motion that was executed, ½ ∫ η²‖v‖² dt."""
+    """Energy of the motion that was executed, ½ ∫ η²‖v‖² dt; under noise of its drift, ½ ∫ ‖η v + (g²/2) s‖² dt."""
 
     name, unit = "energy", ENERGY_UNIT
 
     def rate(self, now: Evaluation) -> Tensor:
-        """Return ½ η²‖v‖²."""
-        return now.power if now.gain == 1 else now.gain**2 * now.power
+        """Return ½ η²‖v‖², or that of the drift."""
+        return now.spent
 
 
 class FieldEnergy(Rate):
-    """Energy of the field along the same path, ½ ∫ ‖v‖² dt."""
+    """Energy of the field along the same path, ½ ∫ ‖v‖² dt, whose mean over samples no noise changes."""
 
     name, unit = "field_energy", ENERGY_UNIT
 

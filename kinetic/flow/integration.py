@@ -14,8 +14,10 @@ from kinetic.flow.field import Velocity
 from kinetic.flow.grids import as_times, time_grid
 from kinetic.flow.measures import Arrival, Measure, Recording, checked
 from kinetic.flow.motion import Motion
+from kinetic.flow.paths import LINEAR
 from kinetic.flow.shaping import KTS
 from kinetic.flow.solvers import FIXED, Noise, StepHook, walk
+from kinetic.flow.stochastic import Driven
 from kinetic.flow.trajectory import Trajectory
 
 METHODS = (*FIXED, *ADAPTIVE)
@@ -74,6 +76,7 @@ def integrate(
     end: float = 1.0,
     measures: Sequence[Measure] = STANDARD,
     keep_path: int = 0,
+    driven: Driven | None = None,
     noise: Noise | None = None,
     on_step: StepHook | None = None,
     max_steps: int = 100_000,
@@ -88,8 +91,9 @@ def integrate(
 
     `measures` are told of every step, and their rates are integrated with the order of the method. Energies split at
     `kts.tau`. On a fixed grid that does not hold τ, the integrals at τ are interpolated linearly inside the step, which
-    for Euler is exact. `keep_path` keeps the states of the first so many samples. On a fixed grid, `noise(i, t, dt)` is
-    added to the state after step i, and `on_step(i, t, x)` is called with the state that i steps have led to.
+    for Euler is exact. `keep_path` keeps the states of the first so many samples. `driven`, for the methods euler and
+    heun2, makes it a stochastic equation (see `kinetic.flow.stochastic`). On a fixed grid, `noise(i, t, dt)` is added
+    to the state after step i, and `on_step(i, t, x)` is called with the state that i steps have led to.
     Raises KineticError for settings that cannot work, and IntegrationError where an adaptive method gives up.
     """
     given = {"method": method, "steps": steps, "grid": grid, "rtol": rtol, "atol": atol}
@@ -98,10 +102,13 @@ def integrate(
     times = solver.times(start, end)
     asked = (*measures, Path(keep_path)) if keep_path else tuple(measures)
     checked(asked)
-    motion = Motion(velocity, kts, asked)
+    motion = Motion(velocity, kts, asked, path=LINEAR if driven is None else driven.path)
+    drive = None if driven is None else driven.along(times, method=solver.method)
     x0 = x0 if x0.dtype == torch.float64 else x0.float()
     if solver.method in FIXED:
-        last, at_tau = walk(motion, x0, times, method=solver.method, tau=kts.tau, noise=noise, on_step=on_step)
+        last, at_tau = walk(
+            motion, x0, times, method=solver.method, tau=kts.tau, drive=drive, noise=noise, on_step=on_step
+        )
         x, sums = last.x, last.sums
     else:
         _refuse_for_adaptive(solver.method, noise, on_step)

@@ -25,7 +25,7 @@ def power(v: Tensor) -> Tensor:
 
 
 class Evaluation:
-    """The field at one time for a whole batch; the motion there is `gain * v`.
+    """The field at one time for a whole batch; the motion there is `gain * v`, and `pull` where there is noise.
 
     Attributes:
         t: time in [0, 1]; 0 is noise, 1 is data.
@@ -33,15 +33,29 @@ class Evaluation:
         v: velocities [B, ...], not yet scaled.
         gain: η(t) of the shaping; 1 without.
         parts: velocities [B, ...] of the parts of a composed field that were evaluated, by name; none of another.
+        pull: (g²/2) s [B, ...], what the drift has besides in a step with noise; None in one without.
     """
 
-    __slots__ = ("_power", "gain", "parts", "t", "v", "x")
+    __slots__ = ("_power", "gain", "parts", "pull", "t", "v", "x")
 
     def __init__(
-        self, *, t: float, x: Tensor, v: Tensor, gain: float, parts: Mapping[str, Tensor] = MappingProxyType({})
+        self,
+        *,
+        t: float,
+        x: Tensor,
+        v: Tensor,
+        gain: float,
+        parts: Mapping[str, Tensor] = MappingProxyType({}),
+        pull: Tensor | None = None,
     ) -> None:
-        self.t, self.x, self.v, self.gain, self.parts = t, x, v, gain, parts
+        self.t, self.x, self.v, self.gain, self.parts, self.pull = t, x, v, gain, parts, pull
         self._power: Tensor | None = None
+
+    @property
+    def drift(self) -> Tensor:
+        """Velocity of the motion, η v + (g²/2) s, [B, ...]."""
+        shaped = self.v if self.gain == 1 else self.gain * self.v
+        return shaped if self.pull is None else shaped + self.pull
 
     @property
     def power(self) -> Tensor:
@@ -49,6 +63,13 @@ class Evaluation:
         if self._power is None:
             self._power = power(self.v)
         return self._power
+
+    @property
+    def spent(self) -> Tensor:
+        """Power of the motion, ½‖η v + (g²/2) s‖², [B]."""
+        if self.pull is not None:
+            return power(self.drift)
+        return self.power if self.gain == 1 else self.gain**2 * self.power
 
 
 @dataclass(frozen=True)

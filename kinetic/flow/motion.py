@@ -10,6 +10,7 @@ from kinetic.errors import KineticError
 from kinetic.flow.composition import SLACK, Blend
 from kinetic.flow.field import Velocity
 from kinetic.flow.measures import Evaluation, Measure, Rate
+from kinetic.flow.paths import LINEAR, AffinePath
 from kinetic.flow.shaping import KTS
 
 
@@ -18,10 +19,13 @@ class IntegrationError(KineticError):
 
 
 class Motion:
-    """Evaluates `velocity` for a whole batch under the gain of `kts`; `nfe` counts the networks that were evaluated."""
+    """Evaluates `velocity` for a whole batch under the gain of `kts`; `nfe` counts the networks that were evaluated.
 
-    def __init__(self, velocity: Velocity, kts: KTS, measures: Sequence[Measure]) -> None:
-        self.velocity, self.kts = velocity, kts
+    `half` is g²/2 in a step with noise, and the score is that of `path`.
+    """
+
+    def __init__(self, velocity: Velocity, kts: KTS, measures: Sequence[Measure], *, path: AffinePath = LINEAR) -> None:
+        self.velocity, self.kts, self.path, self.half = velocity, kts, path, 0.0
         self.measures = tuple(measures)
         self.rates = tuple(measure for measure in self.measures if isinstance(measure, Rate))
         self._gain: Callable[[float], float] = (lambda t: 1.0) if kts.is_off else kts.gain
@@ -43,19 +47,20 @@ class Motion:
         A time at most `slack` below the one at which a composed field changes counts as that.
         """
         t = min(max(t, 0.0), 1.0)
-        v, parts, calls = self._evaluated(x, t, slack)
+        time = x.new_full(x.shape[:1], t)
+        v, parts, calls = self._evaluated(x, time, t, slack)
         if v.shape != x.shape:
             raise KineticError(f"the velocity must have the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}")
         self.nfe += calls
         v = v if v.dtype is x.dtype else v.to(x.dtype)
-        now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain, parts=parts)
+        pull = self.half * self.path.convert(v, x, time, given="velocity", to="score") if self.half else None
+        now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain, parts=parts, pull=pull)
         for measure in self._looking:
             self.states[measure.name] = measure.look(self.states[measure.name], now)
         return now
 
-    def _evaluated(self, x: Tensor, t: float, slack: float) -> tuple[Tensor, dict[str, Tensor], int]:
-        """The velocity, those of its parts, and how many networks it took."""
-        time = x.new_full(x.shape[:1], t)
+    def _evaluated(self, x: Tensor, time: Tensor, t: float, slack: float) -> tuple[Tensor, dict[str, Tensor], int]:
+        """The velocity, those of its parts, and how many networks it took; `time` [B] is `t` on the device."""
         if isinstance(self.velocity, Blend):
             return self.velocity.at(x, time, t, slack=slack)
         return self.velocity(x, time), {}, 1
@@ -71,8 +76,3 @@ class Motion:
         """Tell every measure of an accepted step."""
         for measure in self._stepping:
             self.states[measure.name] = measure.step(self.states[measure.name], now, dt)
-
-
-def executed(now: Evaluation) -> Tensor:
-    """Return the velocity of the motion, η v, [B, ...]."""
-    return now.v if now.gain == 1 else now.gain * now.v

@@ -15,7 +15,9 @@ from kinetic.flow.grids import time_grid
 from kinetic.flow.guidance import guided
 from kinetic.flow.integration import Solver, integrate
 from kinetic.flow.measures import Measure, Probe
+from kinetic.flow.paths import AffinePath
 from kinetic.flow.shaping import KTS
+from kinetic.flow.stochastic import Diffusion, Driven, check_method, normals
 from kinetic.flow.trajectory import Trajectory
 from kinetic.tensors import seeded_noise
 
@@ -28,11 +30,13 @@ class Sampler(Solver):
         guidance: scale of classifier-free guidance; 1 is none.
         kts: shaping of the motion.
         end: time in (0, 1] at which the flow is stopped.
+        noise: that drives the samples on the way, for the methods euler and heun2; none is the ODE.
     """
 
     guidance: float = 1.0
     kts: KTS = field(default_factory=lambda: KTS.preset("off"))
     end: float = 1.0
+    noise: Diffusion | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,24 +45,41 @@ class Sampler(Solver):
         time_grid(self.grid, self.steps, end=self.end)
         if not abs(self.guidance) < float("inf"):
             raise KineticError(f"guidance must be a finite number, got {self.guidance}")
+        if self.noise is not None:
+            check_method(self.method)
+
+    def check_noise(self, path: AffinePath) -> None:
+        """Raise KineticError where the noise is too strong for the steps, on the path of the field."""
+        if self.noise is not None:
+            self.noise.squares(self.times(end=self.end), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types alone, for a configuration or a checkpoint; `from_dict` takes them back."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         grid = self.grid if isinstance(self.grid, str) else list(self.grid)
-        values |= {"grid": grid, "kts": self.kts.to_dict()}
-        return {name: value for name, value in values.items() if name != "end" or value != 1}
+        values |= {"grid": grid, "kts": self.kts.to_dict(), "noise": self.noise and self.noise.to_dict()}
+        left_out = {"end": 1, "noise": None}
+        return {name: value for name, value in values.items() if name not in left_out or value != left_out[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Sampler":
-        """Build a sampler from `to_dict`'s values; `kts` may also be the name of a preset. Unknown keys are refused."""
+        """Build a sampler from `to_dict`'s values; unknown keys are refused.
+
+        `kts` may also be the name of a preset, and `noise` a text as on the command line.
+        """
         known = [f.name for f in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise KineticError(f"unknown sampler option {unknown[0]!r}; choose from {', '.join(known)}")
         kts = values.get("kts", "off")
         shaping = kts if isinstance(kts, KTS) else KTS.preset(kts) if isinstance(kts, str) else KTS(**kts)
-        return cls(**{**values, "kts": shaping})
+        return cls(**{**values, "kts": shaping, "noise": _noise(values.get("noise"))})
+
+
+def _noise(value: Any) -> Diffusion | None:
+    if isinstance(value, str):
+        return Diffusion.parse(value)
+    return Diffusion(**value) if isinstance(value, dict) else value
 
 
 def draw(
@@ -76,11 +97,13 @@ def draw(
     """Draw one sample for each seed from `net(x, t, labels)`, or from a field, on `device`.
 
     Sample i starts from noise that is a function of `seeds[i]` alone, drawn on the CPU, so with a fixed method neither
-    the batch nor the process it is drawn in changes it. `shape`, without the batch axis, is needed where the network
-    does not state it. `labels` is one class for all, or one for each seed. `precision` (32, bf16, ... or a trainer's
-    precision) holds for the network alone: states and energies stay float32, or float64 for 64-true. A `Probe` among
-    the measures asks the field about the finished samples. Of a composed field the energy of each part is measured as
-    well. A module is put into evaluation mode and back again. No gradients.
+    the batch nor the process it is drawn in changes it. The noise of each step, where the sampler has some, is one of
+    `seeds[i]` and the step; its score is that of the velocity that is followed, before shaping, on the field's path.
+    `shape`, without the batch axis, is needed where the network does not state it. `labels` is one class for all, or
+    one for each seed. `precision` (32, bf16, ... or a trainer's precision) holds for the network alone: states and
+    energies stay float32, or float64 for 64-true. A `Probe` among the measures asks the field about the finished
+    samples. Of a composed field the energy of each part is measured as well. A module is put into evaluation mode and
+    back again. No gradients.
     """
     sampler = sampler or Sampler()
     followed = Field.of(net, shape=shape)
@@ -96,6 +119,7 @@ def draw(
             solver=sampler,
             kts=sampler.kts,
             end=sampler.end,
+            driven=None if sampler.noise is None else Driven(sampler.noise, normals(seeds, x0), followed.path),
             measures=(*measures, *part_energies(followed)),
             keep_path=keep_path,
         )

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchdiffeq._impl import fixed_grid
 
 from kinetic.flow.measures import Evaluation
-from kinetic.flow.motion import Motion, executed
+from kinetic.flow.motion import Motion
+from kinetic.flow.stochastic import Drive
 
 # The multistep Adams methods are left out: they assume equal steps and start with RK4.
 FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # evaluations of the network a step
@@ -59,17 +60,27 @@ class State:
 
 
 class RightHandSide:
-    """What a step evaluates; it remembers the first evaluation of each step."""
+    """What a step evaluates; it remembers the first evaluation of each step.
 
-    def __init__(self, motion: Motion) -> None:
-        self.motion = motion
+    Under noise the evaluations after the first see the noise of the step, which makes heun2 the stochastic Heun method.
+    """
+
+    def __init__(self, motion: Motion, drive: Drive | None = None) -> None:
+        self.motion, self.drive = motion, drive
         self.first: Evaluation | None = None
+        self.kick: Tensor | None = None
+
+    def begin(self, step: int, dt: float) -> None:
+        """Begin a step, and draw its noise."""
+        self.first = None
+        if self.drive is not None:
+            self.motion.half, self.kick = self.drive.squares[step] / 2, self.drive.kick(step, dt)
 
     def __call__(self, t: float, state: State, perturb: Any = None) -> State:
         """Return the rate of change of the state at time `t`."""
-        now = self.motion.at(t, state.x)
+        now = self.motion.at(t, state.x if self.first is None or self.kick is None else state.x + self.kick)
         self.first = self.first or now
-        return State(executed(now), self.motion.accrued(now))
+        return State(now.drift, self.motion.accrued(now))
 
 
 class HostLoop:
@@ -85,9 +96,12 @@ class HostLoop:
         """Go through `times`, rising or falling: the last state, and what had accrued at τ (None: not met)."""
         state, at_tau = self.y0, None
         for i, (t, t_next) in enumerate(pairwise(times)):
-            dt, self.func.first = t_next - t, None
+            dt = t_next - t
+            self.func.begin(i, dt)
             change, _ = self._step_func(self.func, t, dt, t_next, state)
             after = change.onto(state)  # the change is a product with dt, made for this step
+            if self.func.kick is not None:
+                after.x += self.func.kick
             if noise is not None:
                 after.x += noise(i, t, dt)
             if min(t, t_next) < tau <= max(t, t_next):
@@ -122,10 +136,11 @@ def walk(
     *,
     method: str,
     tau: float,
+    drive: Drive | None = None,
     noise: Noise | None = None,
     on_step: StepHook | None = None,
 ) -> tuple[State, Tensor | None]:
-    """Follow `motion` from `x0` [B, ...] through `times` by a fixed `method`."""
+    """Follow `motion` from `x0` [B, ...] through `times` by a fixed `method`, driven by noise or not."""
     zeros = x0.new_zeros(len(motion.rates), x0.shape[0]) if motion.rates else None
-    solver = SOLVERS[method](func=RightHandSide(motion), y0=State(x0, zeros), atol=0.0)
+    solver = SOLVERS[method](func=RightHandSide(motion, drive), y0=State(x0, zeros), atol=0.0)
     return solver.integrate(times, tau=tau, noise=noise, on_step=on_step)

@@ -9,13 +9,16 @@ from kinetic.tensors import squared_norm
 
 
 class Straightness(Rate):
-    """Distance from start to end over the length of the path, ‖x(1) - x(0)‖ / ∫ η‖v‖ dt, in (0, 1]; 1 is a line."""
+    """Distance from start to end over the length of the path, ‖x(1) - x(0)‖ / ∫ η‖v‖ dt, in (0, 1]; 1 is a line.
+
+    Under noise the length is that of the drift alone, and the measure may exceed 1.
+    """
 
     name, unit = "straightness", ""
 
     def rate(self, now: Evaluation) -> Tensor:
         """Return the speed η‖v‖."""
-        return now.gain * (2 * now.power).sqrt()
+        return now.gain * (2 * now.power).sqrt() if now.pull is None else (2 * now.spent).sqrt()
 
     def step(self, state: Any, now: Evaluation, dt: float) -> Tensor:
         """Remember where the sample started."""

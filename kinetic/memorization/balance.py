@@ -355,7 +355,11 @@ def image_terms(
 
 
 def refusal(sampler: Sampler) -> str | None:
-    """Why the samples of a sampler do not balance, None where they do."""
+    """Why the samples of a sampler do not balance, None where they do.
+
+    Noise does not keep them from it: with the optimal field its samples have the marginals of the path, as those of the
+    ODE have, so that the power of the *field* is the same at every t. That of the executed drift is not.
+    """
     if sampler.guidance != 1:
         return f"guidance {sampler.guidance:g} leaves the marginals of the path"
     if sampler.kts != KTS.preset("off"):

@@ -8,12 +8,12 @@ from kinetic.samples.table import SampleTable
 
 
 def spent_by(table: SampleTable, shape: Sequence[int]) -> Spent:
-    """What the finite samples of a table, of `shape` each, spent."""
+    """What the finite samples of a table, of `shape` each, spent: energy and power of the field, noise or not."""
     keep = table.finite
     return Spent.drawn(
         table.seeds[keep],
         shape,
-        energy=table.columns["energy"][keep],
+        energy=table.columns["field_energy"][keep],
         times=table.times,
         power=table.power[:, keep],
         labels=table.labels[keep],

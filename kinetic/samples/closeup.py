@@ -37,7 +37,8 @@ def draw_one(
     found = draw(field, [seed], labels=label, sampler=sampler, device=device, precision=precision, keep_path=1)
     assert found.path is not None  # keep_path=1
     assert found.path_times is not None
-    energy = float(found.energy[0])
+    quiet = sampler.noise is None  # under noise the curve is that of the field
+    word, energy = ("energy", found.energy) if quiet else ("energy of the field", found.field_energy)
     written = [folder / f"energy-{seed}.png"]
     chosen = torch.linspace(0, len(found.path) - 1, SNAPSHOTS).round().long().unique()
     figure = trajectory_figure(
@@ -45,9 +46,9 @@ def draw_one(
         found.power[:, 0],
         None if field.space == "points" else found.path[chosen.to(found.path.device), 0],
         found.path_times[chosen],
-        gain=None if sampler.kts.is_off else sampler.kts.gain(found.times),
+        gain=None if sampler.kts.is_off or not quiet else sampler.kts.gain(found.times),
         tau=sampler.kts.tau,
-        title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: energy {energy:.4g}",
+        title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: {word} {float(energy[0]):.4g}",
     )
     save(figure, written[0])
     if field.space == "pixels":

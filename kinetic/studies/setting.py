@@ -61,6 +61,7 @@ class Experiment:
         if guided is not None and self.origin.field.num_classes is None:
             raise KineticError(f"--guidance {guided:g} needs a network with classes; leave it out")
         for name, field in self.fields.items():
+            self.samplers[name].check_noise(field.path)
             own, theirs = ((one.shape, one.num_classes) for one in (self.origin.field, field))
             if own != theirs:
                 raise KineticError(f"{name}: its samples have shape and classes {theirs}, those of the others {own}")

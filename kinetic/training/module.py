@@ -1,6 +1,6 @@
 """Training of a conditional flow-matching model as a LightningModule."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -104,6 +104,7 @@ class FlowMatching(LightningModule):
             self.net.to(memory_format=torch.channels_last)
         self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
         self.path = affine_path(path)
+        sampler.check_noise(self.path)
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
         self.times = TrainingTimes(times, time_mean, time_std)
         self.label_dropout = checked_dropout(label_dropout, self.num_classes)
@@ -276,9 +277,8 @@ class FlowMatching(LightningModule):
     def draw(self, batch: Batch, sampler: Sampler, *, precision: Literal["32", "bf16"] = "32") -> Trajectory:
         """Draw the samples of {"seeds": int64 [B], "labels": int64 [B] or None} with the averaged weights."""
         return draw(
-            self.sampling_network,
+            replace(Field.of(self.sampling_network, shape=self.sample_shape), path=self.path),
             batch["seeds"].tolist(),
-            shape=self.sample_shape,
             labels=batch["labels"],
             sampler=sampler,
             device=self.device,
