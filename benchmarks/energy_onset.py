@@ -4,7 +4,8 @@
 
 A perfect field of Gaussian data N(0.7, 0.5² I), D = 64, 256 held-out images and 256 samples each time, as a validation
 of the default run has them: how often the 95 % interval of the excess lies above 0 (2.5 % if it is what it says), and
-below. Of each RUN: the validations of its balance.parquet whose interval lies above 0, and the onset by the rule.
+below. Of each RUN: the validations of its balance.parquet whose interval lies above 0, those where training images bear
+it out besides, and the onset by the rule.
 """
 
 import argparse
@@ -60,14 +61,16 @@ def main() -> None:
         error = math.sqrt(0.025 * 0.975 / len(found))
         print(f"perfect field, {len(found)} validations: above 0 in {above:.1%}, below in {below:.1%} (± {error:.1%})")
     for run in options.runs:
-        rows = pq.read_table(
-            f"{run}/balance.parquet", columns=["step", "label", "t", "excess", "excess_low", "excess_high"]
-        )
-        whole = [row for row in rows.to_pylist() if row["t"] is None and row["label"] is None]
-        history = [Excess(row["step"], row["excess"], row["excess_low"], row["excess_high"]) for row in whole]
-        alarms = [one.step for one in history if one.low > 0]
+        rows = pq.read_table(f"{run}/balance.parquet").to_pylist()
+        whole = [row for row in rows if row["t"] is None and row["label"] is None]
+        names = ("step", "excess", "excess_low", "excess_high", "gap_low")
+        history = [Excess(*(row[name] for name in names)) for row in whole]
+        above = [one.step for one in history if one.low > 0]
+        alarms = [one.step for one in history if one.memorizing]
         onset = find_energy_onset(history)
-        print(f"{run}: {len(alarms)} of {len(history)} validations above 0 {alarms}, onset {onset and onset.step}")
+        print(
+            f"{run}: of {len(history)} validations above 0: {above}; memorising: {alarms}; onset {onset and onset.step}"
+        )
 
 
 if __name__ == "__main__":

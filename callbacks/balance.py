@@ -144,7 +144,8 @@ class BalanceCallback(Monitor):
 
     def _record(self, trainer: Trainer, found: Balance) -> None:
         earlier = self.history.onset
-        self.history.add(Excess(trainer.global_step, found.excess, found.excess_low, found.excess_high))
+        excess = Excess(trainer.global_step, found.excess, found.excess_low, found.excess_high, found.gap_low)
+        self.history.add(excess)
         attempt(trainer, "writing the energy balance", lambda: self._write(trainer, found))
         attempt(trainer, "writing balance.json", lambda: self.history.write(Path(trainer.default_root_dir)))
         onset = self.history.onset

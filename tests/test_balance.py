@@ -180,3 +180,17 @@ def test_nothing_finite_is_one_line():
         energy_balance(spent(gaussian_velocity, 4, (D,), steps=2), none)
     broken = images(lambda x, t: x * math.nan, gaussian_images(8))
     assert len(broken) == 0
+
+
+def test_gap_of_a_field_that_knows_its_training_images_and_of_one_that_knows_none():
+    few = gaussian_images(40, seed=5)
+    empirical = EmpiricalVelocity(few)
+    held, samples = gaussian_images(400, seed=6), spent(gaussian_velocity, 200, (D,))
+    other = gaussian_images(400, seed=7)
+    known = energy_balance(samples, images(empirical, held), images(empirical, few, first=2 * 10**6))
+    assert known.gap == pytest.approx(known.train - known.held_out)
+    assert known.gap_low > 0
+    honest = energy_balance(samples, images(gaussian_velocity, held), images(gaussian_velocity, other, first=3 * 10**6))
+    assert honest.gap_low < 0 < honest.gap_high
+    alone = energy_balance(samples, images(gaussian_velocity, held))
+    assert math.isnan(alone.gap_low)

@@ -86,6 +86,8 @@ def test_rows_agree_with_one_another_and_with_the_log(digits):
         if row["t"] is None and math.isfinite(row["excess_low"]):
             assert row["excess"] == pytest.approx(row["power"] - row["held_out"])
             assert row["excess_low"] < row["excess"] < row["excess_high"]
+            assert row["gap"] == pytest.approx(row["train"] - row["held_out"])
+            assert row["gap_low"] < row["gap"] < row["gap_high"]
     whole = [row for row in table if row["t"] is None and row["label"] is None]
     for row, line in zip(whole, logged(digits), strict=True):
         for name in ("conditional", "held_out", "train", "excess", "excess_low", "excess_high"):
@@ -192,6 +194,12 @@ def excesses(*lows: float) -> list[Excess]:
 )
 def test_onset_is_where_the_interval_rises_above_zero_and_stays(lows, step):
     found = find_energy_onset(reversed(excesses(*lows)))
+    assert (found and found.step) == step
+
+
+@pytest.mark.parametrize(("gaps", "step"), [((1, 1, 1), 1), ((-1, 1, 1), 2), ((1, 1, -1), None), ((math.nan, 1, 1), 1)])
+def test_an_excess_that_training_images_do_not_bear_out_either_is_a_poor_fit(gaps, step):
+    found = find_energy_onset(Excess(i, 2, 1, 3, gap) for i, gap in enumerate(gaps, 1))
     assert (found and found.step) == step
 
 

@@ -98,7 +98,7 @@ def write_balance(folder: Path, found: Balance, about: dict[str, Any]) -> None:
 
 def balance_text(found: Balance) -> str:
     """The numbers as people read them."""
-    head = ["", "spent", "A", "held-out", "training", "excess", "95 % interval"]
+    head = ["", "spent", "A", "held-out", "training", "excess", "95 % interval", "training less held-out"]
     lines = [head, _line("all", found), *(_line(f"class {label}", one) for label, one in found.classes.items())]
     since = "" if found.since is None else f"\nbeyond held-out images from t = {found.since:.2g} on"
     return aligned(lines) + since
@@ -107,4 +107,5 @@ def balance_text(found: Balance) -> str:
 def _line(name: str, found: Balance) -> list[str]:
     train = math.nan if found.train is None else found.train
     numbers = map(short, (found.power, found.conditional, found.held_out, train, found.excess))
-    return [name, *numbers, f"{short(found.excess_low)} to {short(found.excess_high)}"]
+    gap = f"{short(found.gap)} ({short(found.gap_low)} to {short(found.gap_high)})"
+    return [name, *numbers, f"{short(found.excess_low)} to {short(found.excess_high)}", gap]

@@ -174,9 +174,10 @@ class Balance:
         train: balance of as many training images; None without any.
         power: mean energy of the generated samples.
         excess: `power` less `held_out`, with its 95 % interval `excess_low` to `excess_high`.
+        gap: `train` less `held_out`, with its interval `gap_low` to `gap_high`; NaN without training images.
         since: the time from which on the excess of every bin lies above 0, None where the last bin's does not.
-        profile: over bins of t: columns t (middle), power, conditional, held_out, train, excess, excess_low,
-            excess_high and gain (η*, the least-squares gain of the field on held-out images; 1 is a perfect field).
+        profile: over bins of t: columns t (middle), power, conditional, held_out, train, excess and gap with their
+            intervals, and gain (η*, the least-squares gain of the field on held-out images; 1 is a perfect field).
         classes: the same numbers as above for each class, without a profile.
     """
 
@@ -187,6 +188,9 @@ class Balance:
     excess: float
     excess_low: float
     excess_high: float
+    gap: float
+    gap_low: float
+    gap_high: float
     since: float | None
     profile: dict[str, Array]
     classes: "dict[int, Balance]"
@@ -239,21 +243,34 @@ def _balance(
     spent: Spent, held_out: Images, train: Images | None, *, bins: int, classes: dict[int, Balance]
 ) -> Balance:
     power, held = mean_of_samples(spent.energy, spent.start), mean_over_time(held_out, held_out.balance)
-    half = Z * math.hypot(power.error, held.error)
-    excess = power.value - held.value
+    excess, gap = _difference(power, held), _difference(_mean(train), held)
     profile = _profile(spent, held_out, train, bins) if bins else {}
     return Balance(
         conditional=mean_over_time(held_out, held_out.column("conditional")).value,
         held_out=held.value,
-        train=None if train is None or not len(train) else mean_over_time(train, train.balance).value,
+        train=None if train is None or not len(train) else _mean(train).value,
         power=power.value,
-        excess=excess,
-        excess_low=excess - half,
-        excess_high=excess + half,
+        **_named("excess", excess),
+        **_named("gap", gap),
         since=_since(profile) if bins else None,
         profile=profile,
         classes=classes,
     )
+
+
+def _mean(images: Images | None) -> Mean:
+    """The balance of images that there may be."""
+    return Mean(math.nan, math.nan) if images is None or not len(images) else mean_over_time(images, images.balance)
+
+
+def _difference(one: Mean, other: Mean) -> tuple[float, float, float]:
+    """One mean less another that it does not depend on, and the ends of the 95 % interval."""
+    value, half = one.value - other.value, Z * math.hypot(one.error, other.error)
+    return value, value - half, value + half
+
+
+def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
 def _profile(spent: Spent, held_out: Images, train: Images | None, bins: int) -> dict[str, Array]:
@@ -263,16 +280,16 @@ def _profile(spent: Spent, held_out: Images, train: Images | None, bins: int) ->
     for low, high in pairwise(edges):
         power = _power_between(spent, weights, low, high)
         held, real = _between(held_out, held_out.balance, low, high), _part(held_out, low, high)
-        excess, half = power.value - held.value, Z * math.hypot(power.error, held.error)
+        nothing = Mean(math.nan, math.nan)
+        seen = nothing if train is None else _between(train, train.balance, low, high)
         found = {
             "t": (low + high) / 2,
             "power": power.value,
             "conditional": _between(held_out, held_out.column("conditional"), low, high).value,
             "held_out": held.value,
-            "train": math.nan if train is None else _between(train, train.balance, low, high).value,
-            "excess": excess,
-            "excess_low": excess - half,
-            "excess_high": excess + half,
+            "train": seen.value,
+            **_named("excess", _difference(power, held)),
+            **_named("gap", _difference(seen, held)),
             "gain": real.column("product").sum() / max(2 * real.column("power").sum(), 1e-30),
         }
         for name, value in found.items():
@@ -280,7 +297,10 @@ def _profile(spent: Spent, held_out: Images, train: Images | None, bins: int) ->
     return {name: np.array(values) for name, values in columns.items()}
 
 
-NUMBERS = ("power", "conditional", "held_out", "train", "excess", "excess_low", "excess_high", "gain")
+NUMBERS = (
+    *("power", "conditional", "held_out", "train"),
+    *("excess", "excess_low", "excess_high", "gap", "gap_low", "gap_high", "gain"),
+)
 
 
 def _part(images: Images, low: float, high: float) -> Images:

@@ -1,4 +1,9 @@
-"""When a model begins to spend more than held-out images bear out: the onset of memorisation by energy alone."""
+"""When a model begins to spend what training images bear out and held-out ones do not: the onset by energy.
+
+Any field but the optimal one spends more than held-out images bear out, or bears out less than it could: a poor fit has
+an excess, too. What tells memorising from a poor fit is that training images do bear it out. So the rule asks for both:
+an excess, and a balance of training images above that of held-out ones.
+"""
 
 import json
 import math
@@ -12,19 +17,28 @@ from kinetic.store.files import write_text
 
 @dataclass(frozen=True)
 class Excess:
-    """The excess of one validation with its 95 % interval, in the unit of energy."""
+    """The excess of one validation with its 95 % interval, in the unit of energy.
+
+    `gap_low` is the lower end of what the balance of training images lies above that of held-out ones; NaN if unknown.
+    """
 
     step: int
     value: float
     low: float
     high: float
+    gap_low: float = math.nan
+
+    @property
+    def memorizing(self) -> bool:
+        """Whether the excess lies above 0 and training images bear it out, as far as is known."""
+        return self.low > 0 and not self.gap_low <= 0
 
 
 def find_energy_onset(history: Iterable[Excess]) -> Excess | None:
-    """Find the first validation whose interval lies above 0, as do those of all that follow it; None without any."""
+    """Find the first validation with an excess that training images bear out, as do all that follow; None without."""
     found: Excess | None = None
     for one in sorted(history, key=lambda excess: excess.step):
-        if not math.isfinite(one.low) or one.low <= 0:
+        if not one.memorizing:
             found = None
         elif found is None:
             found = one
@@ -57,7 +71,8 @@ class ExcessHistory:
     def write(self, folder: Path) -> None:
         """Write balance.json; its step is null as long as there is no onset."""
         onset = self.onset
-        found = {"step": None, "value": None, "low": None, "high": None} if onset is None else asdict(onset)
+        found = dict.fromkeys(Excess.__dataclass_fields__) if onset is None else asdict(onset)
+        found = {name: None if value is None or math.isnan(value) else value for name, value in found.items()}
         write_text(folder / "balance.json", json.dumps(found, indent=2) + "\n")
 
 
