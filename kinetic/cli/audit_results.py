@@ -40,7 +40,10 @@ def write_audit(
     if origin.field.space == "pixels":
         _picture(folder / "suspects.png", found, training)
     if "copied" in table.columns:
-        save(detection_figure(found.score, table.columns["copied"], name=found.name[:60]), folder / "roc.png")
+        save(
+            detection_figure(found.score, table.columns["copied"], name=found.name.partition(" fitted on")[0]),
+            folder / "roc.png",
+        )
 
 
 def _picture(path: Path, found: Audit, training: TrainingSet | None) -> None:

@@ -126,7 +126,9 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     rows = rows_of(tables)
     if gathered is not None and work.judge is not None:
         rows = _quality(folder, rows, gathered, named, controls)
-        save(pareto_figure([_point(row, row.setting in controls) for row in rows]), folder / "pareto.png")
+        copies = "F_mem" if work.cleaned is None else "F_mem cleaned"
+        points = [_point(row, row.setting in controls) for row in rows]
+        save(pareto_figure(points, copies=copies), folder / "pareto.png")
     rows = judged(rows, controls)
     write_rows(folder / "compare.csv", rows)
     print(table_of(rows))

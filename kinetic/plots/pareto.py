@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from kinetic.plots.style import BLUE, MUTED, VERMILION, notice, panels, plain, style
@@ -32,8 +34,8 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 @style
-def pareto_figure(points: Sequence[Point]) -> Figure:
-    """Draw settings and controls by F_mem and Fréchet distance, numbered, with the front that none lies beyond."""
+def pareto_figure(points: Sequence[Point], *, copies: str = "F_mem") -> Figure:
+    """Draw settings and controls by F_mem, called `copies`, and Fréchet distance, with the front that none beats."""
     known = [p for p in points if math.isfinite(p.f_mem) and math.isfinite(p.fd)]
     figure, (axes,) = panels(1, height=5.2)
     if not known:
@@ -50,10 +52,11 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
     for number, point in enumerate(known, 1):
         where = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8.5}
         axes.annotate(str(number), (point.f_mem, point.fd), **where)  # type: ignore[arg-type]
-    axes.set(xlabel="F_mem, 95 % interval", ylabel="Fréchet distance to held-out images", yscale="log")
+    axes.set(xlabel=f"{copies}, 95 % interval", ylabel="Fréchet distance to held-out images")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    names = "\n".join(f"{number}  {plain(point.name)}" for number, point in enumerate(known, 1))
-    axes.legend(loc="upper right")
-    figure.supxlabel("")
-    figure.text(1.01, 0.97, names, fontsize=8.5, va="top", transform=figure.transFigure)
+    handles, labels = axes.get_legend_handles_labels()
+    nothing = [Line2D([], [], linestyle="none") for _ in known]
+    names = [f"{number}  {plain(point.name, 34)}" for number, point in enumerate(known, 1)]
+    how: Any = {"loc": "outside right upper", "handlelength": 1.2, "handletextpad": 0.4, "fontsize": 8}
+    figure.legend([*handles, *nothing], [*labels, *names], **how)
     return figure
