@@ -10,6 +10,8 @@ from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.integration import integrate
 from kinetic.flow.paths import LINEAR, path
+from kinetic.flow.sampling import Sampler
+from kinetic.flow.shaping import KTS
 from kinetic.memorization.balance import (
     Balance,
     Images,
@@ -18,6 +20,7 @@ from kinetic.memorization.balance import (
     energy_balance,
     mean_of_samples,
     mean_over_time,
+    refusal,
     stratified_times,
 )
 from kinetic.tensors import seeded_noise, squared_norm
@@ -194,3 +197,12 @@ def test_gap_of_a_field_that_knows_its_training_images_and_of_one_that_knows_non
     assert honest.gap_low < 0 < honest.gap_high
     alone = energy_balance(samples, images(gaussian_velocity, held))
     assert math.isnan(alone.gap_low)
+
+
+def test_only_motion_that_is_shaped_or_guided_or_unfinished_is_refused():
+    assert refusal(Sampler()) is None
+    assert refusal(Sampler(kts=KTS(tau=0.5))) is None  # where the early energy ends shapes nothing
+    assert "shaped" in refusal(Sampler(kts=KTS.preset("balanced")))
+    assert "shaped" in refusal(Sampler(kts=KTS(gains=((0.5, 0.9),))))
+    assert "guidance 2" in refusal(Sampler(guidance=2.0))
+    assert "stopped" in refusal(Sampler(end=0.9))

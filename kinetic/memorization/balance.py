@@ -25,7 +25,6 @@ from kinetic.errors import KineticError
 from kinetic.flow.field import Field, Velocity, evaluating
 from kinetic.flow.paths import AffinePath
 from kinetic.flow.sampling import Sampler, velocity_of
-from kinetic.flow.shaping import KTS
 from kinetic.tensors import generator, seeded_noise, squared_norm
 
 Array = NDArray[Any]
@@ -382,6 +381,6 @@ def refusal(sampler: Sampler) -> str | None:
     """
     if sampler.guidance != 1:
         return f"guidance {sampler.guidance:g} leaves the marginals of the path"
-    if sampler.kts != KTS.preset("off"):
+    if not sampler.kts.is_off:
         return "shaped samples leave the marginals of the path"
     return "the flow is stopped early" if sampler.end != 1 else None
