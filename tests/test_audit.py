@@ -46,11 +46,11 @@ def test_interval_holds_the_true_area_as_often_as_it_says() -> None:
     from scipy.stats import norm
 
     draw, true, held = np.random.default_rng(0), float(norm.cdf(1 / np.sqrt(2))), 0
-    for seed in range(100):
+    for seed in range(60):
         score = np.r_[draw.normal(1, 1, 60), draw.normal(0, 1, 60)]
-        area = detection(score, np.arange(120) < 60, repeats=200, seed=seed).auroc
+        area = detection(score, np.arange(120) < 60, repeats=100, seed=seed).auroc
         held += area.low <= true <= area.high
-    assert held >= 87
+    assert held >= 51
     few = mean_estimate(np.r_[np.zeros(50), np.ones(50), np.nan])
     assert few.value == 0.5
     assert 0.3 < few.low < 0.45 < 0.55 < few.high < 0.7

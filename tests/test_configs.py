@@ -15,6 +15,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 MILLIONS = {
     "digits": 0.3956,
     "digits_dit": 1.2723,
+    "cifar10_gray16": 0.701345,
     "faces_memorization": 0.13017,
     "toy2d": 0.6582,
     "cifar10_unet": 35.746,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kinetic.cli.sample_options import parse, samplers_of, seeds_of
+from kinetic.cli.sample_options import parse, seeds_of
+from kinetic.cli.sample_settings import Choices
 from kinetic.flow.integration import METHODS, integrate
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import seed_range, seed_text
@@ -134,12 +135,16 @@ def test_num_and_seeds():
         seeds_of(parse(["--num", "0"]))
 
 
+def sampler_of(args):
+    return Choices(parse(args), torch.device("cpu")).settings("one")["one"].sampler
+
+
 def test_options_reach_the_sampler():
     text = "--method heun2 --steps 7 --grid cosine --guidance 2 --alpha 0.03 --tau 0.4 --k 2 --landing-form linear"
-    found = samplers_of(parse([*text.split(), "--kts", "balanced"]), "one")["one"]
+    found = sampler_of([*text.split(), "--kts", "balanced"])
     kts = KTS(alpha=0.03, beta=0.01, tau=0.4, k=2.0, landing="linear")
     assert found == Sampler(method="heun2", steps=7, grid="cosine", guidance=2.0, kts=kts)
-    assert samplers_of(parse(["--grid", "0,0.5,1"]), "one")["one"].grid == (0.0, 0.5, 1.0)
+    assert sampler_of(["--grid", "0,0.5,1"]).grid == (0.0, 0.5, 1.0)
 
 
 def settings(**changes):

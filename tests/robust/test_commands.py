@@ -637,7 +637,11 @@ TABLE = {
     **{f"sample: {name}": row for name, row in SAMPLING.items()},
     **{f"report: {name}": row for name, row in REPORTING.items()},
     **{f"shards: {name}": row for name, row in WRITING.items()},
-    "no such command": (nothing, ["trian"], "unknown command 'trian'; choose from train, sample, shards, report"),
+    "no such command": (
+        nothing,
+        ["trian"],
+        "unknown command 'trian'; choose from train, sample, shards, study, audit, report",
+    ),
 }
 
 
