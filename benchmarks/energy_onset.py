@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kinetic.flow.integration import integrate
 from kinetic.flow.paths import LINEAR
-from kinetic.memorization.balance import Images, Spent, balance_terms, energy_balance, stratified_times
+from kinetic.memorization.balance import Spent, energy_balance
 from kinetic.memorization.energy_onset import Excess, find_energy_onset
+from kinetic.memorization.image_terms import Images, balance_terms, stratified_times
 from kinetic.tensors import seeded_noise, squared_norm
 
 MU, S, D, COUNT = 0.7, 0.5, 64, 256
@@ -65,12 +66,11 @@ def main() -> None:
         whole = [row for row in rows if row["t"] is None and row["label"] is None]
         names = ("step", "excess", "excess_low", "excess_high", "gap_low")
         history = [Excess(*(row[name] for name in names)) for row in whole]
-        above = [one.step for one in history if one.low > 0]
+        excessive = [one.step for one in history if one.low > 0]
         alarms = [one.step for one in history if one.memorizing]
         onset = find_energy_onset(history)
-        print(
-            f"{run}: of {len(history)} validations above 0: {above}; memorising: {alarms}; onset {onset and onset.step}"
-        )
+        found = f"above 0: {excessive}; memorising: {alarms}; onset {onset and onset.step}"
+        print(f"{run}: of {len(history)} validations {found}")
 
 
 if __name__ == "__main__":

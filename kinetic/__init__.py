@@ -16,7 +16,7 @@ from kinetic.flow.measures import Measure, Rate
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS, shaped
 from kinetic.flow.trajectory import Trajectory
-from kinetic.memorization.detectors import renoise
+from kinetic.memorization.detectors import posterior, renoise
 
 __all__ = [
     "KTS",
@@ -32,6 +32,7 @@ __all__ = [
     "draw",
     "guided",
     "integrate",
+    "posterior",
     "renoise",
     "shaped",
 ]

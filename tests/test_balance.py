@@ -12,17 +12,9 @@ from kinetic.flow.integration import integrate
 from kinetic.flow.paths import LINEAR, path
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.shaping import KTS
-from kinetic.memorization.balance import (
-    Balance,
-    Images,
-    Spent,
-    balance_terms,
-    energy_balance,
-    mean_of_samples,
-    mean_over_time,
-    refusal,
-    stratified_times,
-)
+from kinetic.memorization.balance import Balance, Spent, energy_balance, refusal
+from kinetic.memorization.estimates import mean_of_samples, mean_over_time
+from kinetic.memorization.image_terms import Images, balance_terms, stratified_times
 from kinetic.tensors import seeded_noise, squared_norm
 from kinetic.training.couplings import pair
 

@@ -7,7 +7,7 @@ from kinetic.data import FlowDataModule
 from kinetic.errors import KineticError
 from kinetic.flow.field import Field
 from kinetic.flow.paths import AffinePath
-from kinetic.memorization.balance import Images, image_terms
+from kinetic.memorization.image_terms import Images, image_terms
 from kinetic.training.couplings import COUPLINGS, assignment
 
 FEWEST = 8  # held-out images

@@ -1,0 +1,75 @@
+"""Means that a balance is made of, with errors that what is known beforehand makes small.
+
+Values go with things whose mean is known: the noise, and the times, which are spread evenly. A least-squares fit to
+these control variates has the mean as its intercept, and leaves to the error only what they do not explain.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import legendre
+from numpy.typing import NDArray
+
+from kinetic.memorization.image_terms import Images
+
+Array = NDArray[Any]
+
+DEGREE = 6  # of the polynomial in t that the values of images are compared with
+Z = 1.959964  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and its standard error."""
+
+    value: float
+    error: float
+
+
+def mean_over_time(images: Images, values: Array) -> Mean:
+    """Mean of `values` [n], one an image, over the images and over t in [0, 1].
+
+    The intercept of a least-squares fit to control variates of mean zero: those of the noise, and Legendre
+    polynomials in t, which leave to the error only what stratified times leave open. The error is that of the fit,
+    robust to a spread that depends on t (HC1); it is that of other images, times and noises.
+    """
+    t = images.column("t")
+    degree = min(DEGREE, max(len(t) // 8 - 1, 0))
+    over_time = legendre.legvander(2 * t - 1, degree)[:, 1:]
+    return intercept(values, np.concatenate([images.controls(), over_time], 1))
+
+
+def mean_of_samples(energy: Array, start: Array) -> Mean:
+    """Mean energy of samples [n] and its error; `start` [n] is ‖x0‖² - D of each, whose mean is zero."""
+    return intercept(energy, start[:, None])
+
+
+def intercept(values: Array, controls: Array) -> Mean:
+    """Mean of `values` [n] by a fit to `controls` [n, k] of mean zero; the plain one where there are too few."""
+    n, k = controls.shape
+    if n < 2:
+        return Mean(float(values.mean()) if n else math.nan, math.nan)
+    if n < 4 * (k + 1):
+        return Mean(float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)))
+    scale = np.sqrt(np.square(controls).mean(0))
+    design = np.concatenate([np.ones((n, 1)), controls / np.where(scale > 0, scale, 1)], 1)
+    inverse = np.linalg.pinv(design)
+    fitted = inverse @ values
+    left = values - design @ fitted
+    error = math.sqrt(float(np.square(inverse[0] * left).sum()) * n / (n - k - 1))
+    return Mean(float(fitted[0]), error)
+
+
+def part_between(images: Images, low: float, high: float) -> Images:
+    """The images whose time lies in [low, high)."""
+    t = images.column("t")
+    return Images(images.rows[(t >= low) & (t < high)], images.independent)
+
+
+def mean_between(images: Images, values: Array, low: float, high: float) -> Mean:
+    """Mean of `values` over the images whose time lies in [low, high)."""
+    t = images.column("t")
+    inside = (t >= low) & (t < high)
+    return intercept(values[inside], images.controls()[inside])
