@@ -177,6 +177,8 @@ def test_a_sampler_survives_plain_types() -> None:
         ({"guidance": float("inf")}, "guidance must be a finite"),
         ({"step": 5}, "unknown sampler option 'step'; choose from method, steps"),
         ({"kts": "soft"}, "unknown KTS preset 'soft'"),
+        ({"kts": {"alpha": 0.01, "gama": 1}}, "unknown KTS option 'gama'"),
+        ({"noise": {"form": "linear", "power": 1}}, "unknown noise option 'power'"),
     ],
 )
 def test_bad_settings_are_named(wrong: dict, message: str) -> None:

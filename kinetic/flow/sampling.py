@@ -67,19 +67,27 @@ class Sampler(Solver):
 
         `kts` may also be the name of a preset, and `noise` a text as on the command line.
         """
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise KineticError(f"unknown sampler option {unknown[0]!r}; choose from {', '.join(known)}")
-        kts = values.get("kts", "off")
-        shaping = kts if isinstance(kts, KTS) else KTS.preset(kts) if isinstance(kts, str) else KTS(**kts)
-        return cls(**{**values, "kts": shaping, "noise": _noise(values.get("noise"))})
+        _check_names(values, cls, "sampler")
+        kts = values.get("kts") or "off"
+        shaping = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
+        noise = values.get("noise")
+        drive = Diffusion.parse(noise) if isinstance(noise, str) else _made(Diffusion, noise, "noise")
+        return cls(**{**values, "kts": shaping, "noise": drive})
 
 
-def _noise(value: Any) -> Diffusion | None:
-    if isinstance(value, str):
-        return Diffusion.parse(value)
-    return Diffusion(**value) if isinstance(value, dict) else value
+def _made(kind: Any, values: Any, what: str) -> Any:
+    """Make an object of a dict; anything else is left as it is."""
+    if not isinstance(values, dict):
+        return values
+    _check_names(values, kind, what)
+    return kind(**values)
+
+
+def _check_names(values: dict[str, Any], kind: Any, what: str) -> None:
+    known = [f.name for f in fields(kind)]
+    unknown = sorted(set(map(str, values)) - set(known))
+    if unknown:
+        raise KineticError(f"unknown {what} option {unknown[0]!r}; choose from {', '.join(known)}")
 
 
 def draw(
