@@ -55,8 +55,14 @@ def _words(curves: BalanceCurves, onset: float) -> str:
     last = f"At step {curves.at[-1]:,.0f} they spend {short(curves.power[-1])}, and held-out images bear out "
     last += f"{short(curves.held_out[-1])}."
     if not math.isfinite(onset):
-        return f"At no validation do samples begin to spend more than held-out images bear out, and go on so. {last}"
-    return f"From step {onset:,.0f} on samples spend more than held-out images bear out: the onset by energy. {last}"
+        return (
+            "There is no onset by energy, from which on samples would spend what training images bear out and held-out "
+            f"ones do not. {last}"
+        )
+    return (
+        f"From step {onset:,.0f} on samples spend what training images bear out and held-out ones do not: the onset by "
+        f"energy. {last}"
+    )
 
 
 def _table(curves: BalanceCurves) -> str:
