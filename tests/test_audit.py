@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kinetic.memorization.detectors import Posterior, posterior
 from kinetic.memorization.membership import Membership
 from kinetic.metrics.detection import detection, mean_estimate
 from kinetic.metrics.statistics import auroc
+from kinetic.samples.export import write_columns
 from kinetic.tensors import seeded_noise
 
 
@@ -179,3 +181,9 @@ def test_refusals_are_one_line(run, tmp_path) -> None:
         with pytest.raises(KineticError, match=why):
             audit([*args, "--accelerator", "cpu"])
     assert not (run / "audit").exists()
+
+
+def test_seeds_are_written_whole(tmp_path: Path) -> None:
+    seeds = [2**53 - 1, np.int64(12345678901)]
+    write_columns(tmp_path / "a.csv", {"seed": seeds, "x": [1 / 3, math.nan], "y": ["a", None]})
+    assert (tmp_path / "a.csv").read_text() == "seed,x,y\n9007199254740991,0.333333333,a\n12345678901,,\n"

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from kinetic.cli.audit_results import SCORE, advice_text, audit_text, write_audit
-from kinetic.cli.options import add_solver, devices_of, naming, parsed, solver_settings, typed_parser
+from kinetic.cli.options import add_devices, add_solver, devices_of, naming, parsed, solver_settings, typed_parser
 from kinetic.cli.quiet import quiet
-from kinetic.cli.sample_options import add_origin, origin_of, trusted
+from kinetic.cli.sample_options import add_origin, check_origin, origin_of, trusted
 from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
@@ -31,10 +31,9 @@ def audit(args: list[str]) -> None:
     """Audit a run: `[RUN] [--before ...] [--fit OTHER] [--verify] ...`; --help lists the options."""
     quiet()
     options = parsed(_parser(), args)
+    check_origin(options)
     trainer = predictor(accelerator=options.accelerator, devices=devices_of(options.devices))
     device = trainer.strategy.root_device
-    if options.run is not None and options.checkpoint is not None:
-        raise KineticError("--run and --checkpoint do not go together; leave one out")
     origin = origin_of(options, device=device)
     before, score = _before(options, origin), _fitted(options)
     data = open_data(_run_of(origin), trusted(options)) if options.verify else None
@@ -42,7 +41,7 @@ def audit(args: list[str]) -> None:
     images = check_count(options.images, "--images")
     folder = Path(options.out) if options.out else (origin.run or origin.home) / FOLDER
     seeds = seed_range(options.seeds) if options.seeds else list(range(check_count(options.num, "--num")))
-    with naming(_parser()):
+    with naming(options):
         job = job_of(origin, Sampler(**solver_settings(options)), seeds=seeds, folder=folder)
     plan = draw_parts(job, trainer, overwrite=options.overwrite)
     if not trainer.is_global_zero:
@@ -70,15 +69,14 @@ def _parser() -> Any:
     group.add_argument("--images", type=int, default=512, metavar="N", help="--verify: images of either kind at most")
     group.add_argument("--out", type=str, metavar="DIR", help=f"folder for the results (None: RUN/{FOLDER})")
     group.add_argument("--overwrite", action="store_true", help="replace other samples that lie there")
-    group.add_argument("--devices", default="1", type=str, metavar="N", help="how many devices, or auto")
-    group.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ...")
+    add_devices(group)
     add_solver(made)
     return made
 
 
 def _run_of(origin: Origin) -> Path:
     if origin.run is None:
-        raise KineticError(f"{origin.name} lies in no run, so --verify has no training data to read; name a run")
+        raise KineticError(f"{origin.name} lies in no run, which --verify and --before need; name a run")
     return origin.run
 
 
@@ -87,7 +85,8 @@ def _before(options: Any, origin: Origin) -> Origin | None:
     if options.before == "none" or options.empirical:
         return None
     try:
-        found = earlier_checkpoint(_run_of(origin), options.before or BEFORE_ONSET)
+        which = options.before or BEFORE_ONSET
+        found = Path(which) if Path(which).is_file() else earlier_checkpoint(_run_of(origin), which)
     except KineticError:
         if options.before is not None:
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kinetic.advice import command
+from kinetic.memorization.detectors import COUNT
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.detection import Detection, Estimate
 from kinetic.models.opening import Origin
@@ -70,7 +71,7 @@ def _summary(found: Audit, origin: Origin, before: Origin | None) -> dict[str, A
             **numbers,
             "f_mem_true": None if true is None else asdict(true),
             "score": found.name,
-            "evaluations": 8 if before is None else 16,
+            "evaluations": COUNT if before is None else 2 * COUNT,
             "samples": len(found.table),
             "signals": {name: asdict(one) for name, one in found.by_signal.items()},
             "membership": {name: asdict(one) for name, one in found.membership.items()},

@@ -64,8 +64,9 @@ def check_composed(options: Any) -> None:
     for option in PRESCRIBED if options.kts == CALIBRATED else ():
         if getattr(options, option) is not None:
             raise KineticError(f"--{option.replace('_', '-')} and --kts {CALIBRATED} do not go together; leave one out")
-    if options.cleaner is not None and options.compare is None:
-        raise KineticError("--cleaner goes with --compare alone; leave it out")
+    for option in ("cleaner", "features"):
+        if getattr(options, option) is not None and options.compare is None:
+            raise KineticError(f"--{option} goes with --compare alone; leave it out")
     needy = [name for name in names if name in (*COMPOSED, CALIBRATED)]
     if options.empirical and needy:
         raise KineticError(f"--empirical has no {needy[0]}, which needs a trained network; leave one out")

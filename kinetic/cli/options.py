@@ -105,6 +105,12 @@ def solver_settings(options: Any) -> dict[str, Any]:
     return {"grid": grid, **{name: getattr(options, name) for name in names}}
 
 
+def add_devices(group: Any) -> None:
+    """Add the options that say where to compute."""
+    group.add_argument("--devices", default="1", type=str, metavar="N", help="how many devices, or auto")
+    group.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ...")
+
+
 def add_shaping(parser: jsonargparse.ArgumentParser) -> None:
     """Add the options of kinetic trajectory shaping: a preset, and what overrides its fields."""
     group = parser.add_argument_group("kinetic trajectory shaping")

@@ -9,10 +9,10 @@ import torch
 
 from kinetic.cli.classes import labels_named
 from kinetic.cli.composed_options import SETTINGS, add_composed, check_composed
-from kinetic.cli.options import add_shaping, add_solver, parsed, typed_parser
+from kinetic.cli.options import add_devices, add_shaping, add_solver, parsed, typed_parser
 from kinetic.errors import KineticError
 from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
-from kinetic.metrics.extractors import CHOICES
+from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
 from kinetic.trust import Trust
@@ -44,28 +44,22 @@ APART = (
     ("hand_over", "before"),
     ("empirical", "hand_over"),
     ("empirical", "away_from"),
-    ("empirical", "checkpoint"),
-    ("empirical", "weights"),
-    ("run", "checkpoint"),
 )
 
 
 def parse(args: list[str]) -> Any:
     """Read the command line; what cannot be understood or does not go together is a KineticError."""
     options = parsed(parser(), args)
-    if options.run is not None and options.run_option is not None and options.run != options.run_option:
-        raise KineticError(f"two runs are named, {options.run!r} and {options.run_option!r}; name one")
-    options.run = options.run if options.run_option is None else options.run_option
-    for one, other in APART:
-        if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
-            names = (f"--{name.replace('_', '-')}" for name in (one, other))
-            raise KineticError(f"{' and '.join(names)} do not go together; leave one out")
+    check_origin(options)
+    check_apart(options, APART)
     options.formats = formats(options.format)
     if options.index is not None and not 0 <= options.index <= LAST:
         raise KineticError(f"--index is a seed of 0 to {LAST:,}, got {options.index!s:.40}")
     if options.batch_size is not None and options.batch_size < 1:
         raise KineticError(f"--batch-size must be at least 1, got {options.batch_size!s:.40}")
     check_composed(options)
+    if options.features not in (None, "none"):
+        check_name(options.features)
     return options
 
 
@@ -89,6 +83,22 @@ def parser() -> Any:
     add_composed(made.add_argument_group("sampling that does not copy"))
     _where(made.add_argument_group("where to compute and write"))
     return made
+
+
+def check_origin(options: Any) -> None:
+    """Raise KineticError where the options of `add_origin` contradict one another; `run` then says which, if any."""
+    if options.run is not None and options.run_option is not None and options.run != options.run_option:
+        raise KineticError(f"two runs are named, {options.run!r} and {options.run_option!r}; name one")
+    options.run = options.run if options.run_option is None else options.run_option
+    check_apart(options, (("empirical", "checkpoint"), ("empirical", "weights"), ("run", "checkpoint")))
+
+
+def check_apart(options: Any, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise KineticError where both options of a pair are given."""
+    for one, other in pairs:
+        if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
+            names = (f"--{name.replace('_', '-')}" for name in (one, other))
+            raise KineticError(f"{' and '.join(names)} do not go together; leave one out")
 
 
 def add_origin(group: Any) -> None:
@@ -146,8 +156,7 @@ def _where(group: Any) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace other samples that lie there")
     group.add_argument("--format", metavar="F", help=f"one or several of {', '.join(FORMATS)} (None: png,npz)")
     group.add_argument("--batch-size", type=int, metavar="N", help="samples at a time, on each device")
-    group.add_argument("--devices", default="1", type=str, metavar="N", help="how many devices, or auto")
-    group.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ...")
+    add_devices(group)
     group.add_argument("--precision", default="32", type=str, help="of the network: 32, bf16 or 16")
 
 

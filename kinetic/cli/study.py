@@ -9,7 +9,7 @@ import numpy as np
 
 from kinetic.cli.options import add_solver, naming, parsed, solver_settings, typed_parser
 from kinetic.cli.quiet import quiet
-from kinetic.cli.sample_options import add_origin, origin_of, trusted
+from kinetic.cli.sample_options import add_origin, check_origin, origin_of, trusted
 from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
@@ -57,13 +57,14 @@ def _parser() -> Any:
 
 
 def _balance(options: Any) -> None:
+    check_origin(options)
     if not 1 <= options.bins <= 100:
         raise KineticError(f"--bins must be 1 to 100, got {options.bins}")
     device = predictor(accelerator=options.accelerator).strategy.root_device
     origin = origin_of(options, device=device)
     if origin.run is None:
         raise KineticError(f"{origin.name} lies in no run, so there are no images to balance it with; name a run")
-    with naming(_parser()):
+    with naming(options):
         sampler = Sampler(**solver_settings(options))
     found = balance_of(
         origin,

@@ -60,26 +60,33 @@ def extractor(
         device: where features are computed.
         trust: whether a TorchScript program may run, by its name as it is written here.
     """
-    kind, colon, rest = name.partition(":")
+    kind, _, rest = name.partition(":")
     if size is not None and (size < 1 or kind not in ("timm", "torchscript", LITE)):
         raise KineticError(f"size={size} does not go with {name}: a size of 1 or more is for timm, torchscript, {LITE}")
+    check_name(name)
     if name == "pixels":
         return pixels_extractor(device=device)
     if name == LITE:
         return lite_extractor(size=size, device=device)
-    if kind == "inception" and (rest or not colon):
+    if kind == "inception":
         return inception_extractor(name, device=device)
-    if kind == "timm" and rest:
+    if kind == "timm":
         return timm_extractor(name, size=size, device=device)
-    if kind == "torchscript" and rest:
+    if kind == "torchscript":
         return script_extractor(name, trust=trust, size=size, device=device)
-    if name != "classifier" and not (kind == "pca" and rest.isdecimal()):
-        raise KineticError(f"unknown features {name!r:.80}; choose from {CHOICES}")
     if training is None:
         raise KineticError(f"the features {name} are fitted on training images, and there are none here")
     if kind == "pca":
         return pca_extractor(training.images, int(rest), device=device)
     return classifier_extractor(_classifier(training), device=device)
+
+
+def check_name(name: str) -> None:
+    """Raise KineticError unless `extractor` knows features of that name."""
+    kind, colon, rest = name.partition(":")
+    alone = name in ("pixels", "classifier", LITE) or (kind == "inception" and (rest or not colon))
+    if not alone and not (kind in ("timm", "torchscript") and rest) and not (kind == "pca" and rest.isdecimal()):
+        raise KineticError(f"unknown features {name!r:.80}; choose from {CHOICES}")
 
 
 def pixels_extractor(*, device: torch.device | str = "cpu") -> Extractor:

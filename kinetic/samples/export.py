@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -145,7 +146,10 @@ def write_parquet(path: Path, tables: Mapping[str, SampleTable]) -> None:
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of numbers or texts, of one length, as CSV; None and what is not finite are empty cells."""
+    """Write columns of numbers or texts, of one length, as CSV; None and what is not finite are empty cells.
+
+    Whole numbers are written whole, as seeds have to be.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
@@ -155,6 +159,6 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | Integral):
+        return str(value)
     return "" if value is None or not math.isfinite(value) else f"{value:.9g}"

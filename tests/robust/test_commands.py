@@ -632,7 +632,42 @@ WRITING: dict[str, Row] = {
         "shards tars out2", "cannot decode", make=lambda: tar(Path("tars/a.tar"), many() | {"0001.png": b"x"})
     ),
 }
+MEASURING: dict[str, Row] = {
+    command: line(f"{command} --accelerator cpu", words)
+    for command, words in {
+        **{
+            f"{what} {options}": words
+            for what in ("study balance run", "audit run")
+            for options, words in {
+                "--num 0": "--num must be 1 to",
+                "--steps 0": "--steps must be",
+                "--steps x": "--steps takes a whole number",
+                "--method eulr": "unknown method 'eulr'",
+                "--grid 1,0": "times must rise strictly",
+                "--rtol 0": "--rtol must be above 0",
+                "--images 0": "--images must be 1 to",
+                "--checkpoint nosuch.ckpt": "--run and --checkpoint do not go together",
+                "--run other": "two runs are named, 'run' and 'other'",
+                "--empirical --weights raw": "--empirical and --weights do not go together",
+                "--weights both": "unknown weights",
+            }.items()
+        },
+        "study balance run --bins 0": "--bins must be 1 to 100",
+        "study balance run --out tiny.yaml": "tiny.yaml",
+        "study nosuch run": "unknown study 'nosuch'",
+        "audit run --fit nosuch": "kinetic audit nosuch --verify",
+        "audit run --fit tiny.yaml": "tiny.yaml",
+        "audit run --before 17": "kept no checkpoint of step 17",
+        "audit run --before nosuch.ckpt": "no checkpoint 'nosuch.ckpt'",
+        "audit run --seeds 5-1": "5-1",
+        "audit run --out tiny.yaml": "tiny.yaml is a file",
+        "audit nosuch": "no run 'nosuch'",
+        "sample run --compare off,landing --features faces": "unknown features 'faces'",
+        "sample run --features pixels": "--features goes with --compare alone",
+    }.items()
+}
 TABLE = {
+    **MEASURING,
     **{f"train: {name}": row for name, row in TRAINING.items()},
     **{f"sample: {name}": row for name, row in SAMPLING.items()},
     **{f"report: {name}": row for name, row in REPORTING.items()},
