@@ -23,3 +23,8 @@ def refusing(what: str) -> Iterator[None]:
         raise
     except COMPLAINTS as error:
         raise KineticError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 200 characters, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

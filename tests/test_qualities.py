@@ -10,11 +10,12 @@ import torch
 
 from kinetic.data import Digits
 from kinetic.errors import KineticError
+from kinetic.metrics.paired import fid, paired_difference
 from kinetic.metrics.quality import quality_of
 from kinetic.metrics.real import RealFeatures
 from kinetic.plots.pareto import Point, front
 from kinetic.studies.compare import Row
-from kinetic.studies.qualities import Gathered, Judge, differences, paired_columns, with_quality
+from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled_figures, with_quality
 from kinetic.tensors import seeded_noise
 
 
@@ -26,7 +27,8 @@ def test_rows_get_figures_and_differences_from_the_first_in_pairs() -> None:
     real = RealFeatures.of(seeded_noise(range(100, 220), (5,)))
     off = seeded_noise(range(60), (5,))
     found = {"off": off, "near": off + 0.01, "far": 0.2 * off + 2}
-    rows = {r.setting: r.more for r in with_quality([row(name) for name in found], found, real)}
+    figures = resampled_figures(found, real)
+    rows = {r.setting: r.more for r in with_quality([row(name) for name in found], figures)}
     for name, values in found.items():
         quality = quality_of(values, real)
         assert rows[name]["fd"].value == pytest.approx(quality.fid)
@@ -38,13 +40,13 @@ def test_rows_get_figures_and_differences_from_the_first_in_pairs() -> None:
     assert far.low > 1  # far is worse, for certain
     assert near.high - near.low < 0.2 * rows["off"]["fd"].value  # what the seeds have in common cancels
     assert rows["near"]["recall_from_off"].quiet
-    columns = paired_columns(found, real, settings=["off", "far"], against=["off", "near"])
+    columns = paired_columns(figures, settings=["off", "far"], against=["off", "near"])
     assert list(zip(columns["setting"], columns["against"], strict=True))[::3] == [
         ("off", "near"),
         ("far", "off"),
         ("far", "near"),
     ]
-    assert columns["difference"][3] == pytest.approx(differences(found["far"], off, real)["fd"].difference)
+    assert columns["difference"][3] == pytest.approx(paired_difference(fid, found["far"], off, real).difference)
 
 
 def test_seeds_that_broke_under_one_setting_are_left_out_of_all() -> None:

@@ -27,6 +27,7 @@ from kinetic.store.files import sha256
 from kinetic.store.tables import StepTable
 from kinetic.trust import STRANGER
 from tests.conftest import TINY, merged
+from tests.test_sample_command import refused
 
 QUICK = ["--accelerator", "cpu", "--steps", "8"]
 CHANGES = {
@@ -69,16 +70,6 @@ def rows(file):
 
 def column(file, name):
     return [float(row[name]) for row in rows(file)]
-
-
-def refused(capsys, *args):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(["sample", *args])
-    said = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 1
-    assert len(said) == 1, said
-    return said[0]
 
 
 def test_hand_over(run, capsys):

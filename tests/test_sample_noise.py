@@ -1,6 +1,5 @@
 """`sample --noise`: what the user types, what is written, and how it says no."""
 
-import csv
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from kinetic.cli import main
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
 from kinetic.data.opening import open_data
@@ -23,6 +21,8 @@ from kinetic.samples.table import SampleTable
 from kinetic.studies.balance import balance_of
 from kinetic.trust import STRANGER
 from tests.conftest import TINY, merged
+from tests.test_sample_command import refused
+from tests.test_sample_composed import column
 
 QUICK = ["--accelerator", "cpu", "--steps", "8"]
 CHANGES = {
@@ -55,21 +55,6 @@ def trained(tmp_path_factory):
 def run(trained, workdir):
     shutil.copytree(trained / "runs", workdir / "runs", symlinks=True)
     return workdir / "runs/run"
-
-
-def column(file, name):
-    with open(file, newline="") as opened:
-        return [float(row[name]) for row in csv.DictReader(opened)]
-
-
-def refused(capsys, *args):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(["sample", *args])
-    said = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 1
-    assert len(said) == 1, said
-    return said[0]
 
 
 def test_samples_and_one_of_them_again(run, capsys):

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from kinetic.samples.table import SampleTable
 from kinetic.studies.compare import Figure, Row, comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
 from kinetic.studies.experiment import Take, collect
-from kinetic.studies.qualities import Gathered, Judge, paired_columns, with_quality
+from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled_figures, with_quality
 from kinetic.studies.setting import Experiment
 from kinetic.studies.verdicts import copies_of, judged, verdict_lines
 from kinetic.text import aligned, cell
@@ -145,11 +144,10 @@ def _quality(folder: Path, rows: list[Row], gathered: Gathered, named: list[str]
         print(f"quality is left out: it needs {LEAST} samples that are finite under all settings", file=sys.stderr)
         return rows
     strong = [named[0], *(name for name in controls if name.startswith(CHECKPOINT))]
-    bar = partial(progress, "comparing", "pairs")
-    columns = paired_columns(found, real, settings=named, against=strong, over=lambda pairs: bar(over=pairs))
-    write_columns(folder / "paired.csv", columns)
+    figures = resampled_figures(found, real, over=lambda names: progress("judging", "settings", over=names))
+    write_columns(folder / "paired.csv", paired_columns(figures, settings=named, against=strong))
     print(gathered.judge.text())
-    return with_quality(rows, found, real)
+    return with_quality(rows, figures)
 
 
 def _point(row: Row, control: bool) -> Point:

@@ -22,7 +22,6 @@ from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.memorization.estimates import (
     Mean,
-    Z,
     intercept,
     mean_between,
     mean_of_samples,
@@ -30,6 +29,7 @@ from kinetic.memorization.estimates import (
     part_between,
 )
 from kinetic.memorization.image_terms import Images
+from kinetic.metrics.statistics import Z
 from kinetic.tensors import seeded_noise, squared_norm
 
 Array = NDArray[Any]

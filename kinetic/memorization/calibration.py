@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kinetic.errors import KineticError
+from kinetic.errors import KineticError, first_line
 from kinetic.flow.shaping import KTS, calibrated
 from kinetic.store.tables import read_parquet
 
@@ -27,8 +27,7 @@ def calibrated_shaping(run: Path, step: int, *, floor: float = FLOOR, tau: float
         last = max((row["step"] for row in known), default=None)
         found = sorted((row["t"], row["gain"]) for row in known if row["step"] == last and _measured(row))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise KineticError(f"{run / FILE} is damaged or another table ({reason}); {advice}") from None
+        raise KineticError(f"{run / FILE} is damaged or another table ({first_line(error)}); {advice}") from None
     if not found:
         raise KineticError(f"--kts calibrated: {run / FILE} has no gain up to step {step}; {advice}")
     times, gains = zip(*found, strict=True)

@@ -17,7 +17,6 @@ from kinetic.memorization.image_terms import Images
 Array = NDArray[Any]
 
 DEGREE = 6  # of the polynomial in t that the values of images are compared with
-Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)

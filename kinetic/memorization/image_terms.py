@@ -20,7 +20,7 @@ from kinetic.tensors import generator, seeded_noise, squared_norm
 Array = NDArray[Any]
 
 NOISE = 2**40  # seed of the first image's noise, far from those of samples
-COLUMNS = ("index", "label", "t", "conditional", "error", "power", "product", "noise", "cross")
+COLUMNS = ("index", "label", "t", "conditional", "power", "product", "noise", "cross")
 
 
 def stratified_times(count: int) -> Tensor:
@@ -39,7 +39,7 @@ def balance_terms(
     index: Tensor,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """Evaluate the field once at each image: float64 [B, 9] on the CPU, one row an image, its columns COLUMNS.
+    """Evaluate the field once at each image: float64 [B, 8] on the CPU, one row an image, its columns COLUMNS.
 
     Args:
         velocity: called as velocity(xt, t) -> [B, ...].
@@ -58,7 +58,6 @@ def balance_terms(
         torch.full_like(index, -1).to(u.device) if labels is None else labels.to(u.device),
         sample.t,
         squared_norm(u) / 2,
-        squared_norm(u - v) / 2,
         squared_norm(v) / 2,
         (u * v).flatten(1).sum(1),
         squared_norm(x0) - x0[0].numel(),
@@ -122,7 +121,7 @@ def image_terms(
     device: torch.device | str = "cpu",
     precision: str = "32",
 ) -> Tensor:
-    """Evaluate a field once at each image of some chunks, under the time and noise of its number: [n, 9] float64.
+    """Evaluate a field once at each image of some chunks, under the time and noise of its number: [n, 8] float64.
 
     Args:
         field: that is judged.

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from kinetic.metrics.statistics import rank_area
 from kinetic.tensors import seed_from
 
 Array = NDArray[Any]
@@ -74,9 +74,7 @@ def mean_estimate(values: Array, *, repeats: int = REPEATS, seed: int = 0) -> Es
 
 
 def _numbers(yes: Array, no: Array) -> tuple[float, float, float]:
-    ranks = stats.rankdata(np.concatenate([yes, no]))[: len(yes)].sum()
-    area = (ranks - len(yes) * (len(yes) + 1) / 2) / (len(yes) * len(no))
-    return float(area), _found(yes, no, 0.01), _found(yes, no, 0.05)
+    return rank_area(yes, no), _found(yes, no, 0.01), _found(yes, no, 0.05)
 
 
 def _found(yes: Array, no: Array, rate: float) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinetic.errors import KineticError, refusing
+from kinetic.errors import KineticError, first_line, refusing
 from kinetic.metrics.features import Extractor, pictures
 from kinetic.store.files import sha256
 from kinetic.store.plain import read_json
@@ -113,7 +113,7 @@ def script_extractor(name: str, *, trust: Trust, size: int | None = None, device
     try:
         net = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as error:
-        raise KineticError(f"{path} is no TorchScript program: {_first_line(error)}") from None
+        raise KineticError(f"{path} is no TorchScript program: {first_line(error)}") from None
 
     def compute(x: Tensor) -> Tensor:
         try:
@@ -143,7 +143,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:  # whatever the readers make of bytes that they did not write
-        raise KineticError(f"weights {path} cannot be read: {_first_line(error)}") from None
+        raise KineticError(f"weights {path} cannot be read: {first_line(error)}") from None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -168,9 +168,9 @@ def _timm(name: str, *, pretrained: bool = False, **options: Any) -> Any:
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # the hub's client has errors of its own
         if not pretrained or not timm.is_model(name.partition(".")[0]):
-            raise KineticError(f"timm makes no network of {name!r}: {_first_line(error)}") from None
+            raise KineticError(f"timm makes no network of {name!r}: {first_line(error)}") from None
         raise KineticError(
-            f"timm:{name} could not be downloaded ({_first_line(error)}): pass timm:{name}@FILE with its weights"
+            f"timm:{name} could not be downloaded ({first_line(error)}): pass timm:{name}@FILE with its weights"
         ) from None
 
 
@@ -219,7 +219,7 @@ def _downloaded(url: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         file = url.rpartition("/")[2]
         raise KineticError(
-            f"Inception could not be downloaded ({_first_line(error)}): pass inception:FILE with {file}"
+            f"Inception could not be downloaded ({first_line(error)}): pass inception:FILE with {file}"
         ) from None
 
 
@@ -229,10 +229,6 @@ def _resized(x: Tensor, size: int) -> Tensor:
 
 def _rule(size: int | None) -> str:
     return "none" if size is None else f"bicubic {size}, antialiased"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _last_line(error: Exception) -> str:

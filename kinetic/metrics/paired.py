@@ -17,6 +17,8 @@ from kinetic.metrics.quality import check_matching
 from kinetic.metrics.real import RealFeatures, check_features
 from kinetic.tensors import generator
 
+LEVEL = 0.95  # of an interval
+
 # From features of samples [M, F], real ones, and how often each sample counts, int64 [R, M]: one figure a row, [R].
 Metric = Callable[[Tensor, RealFeatures, Tensor], Tensor]
 
@@ -34,6 +36,38 @@ class Difference:
     repeats: int
 
 
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A figure of one setting, and what it is over resamplings of its seeds: found once, compared with many."""
+
+    values: Tensor  # [1 + repeats] float64, the figure itself first
+
+    @classmethod
+    def of(
+        cls, metric: Metric, features: Tensor, real: RealFeatures, *, repeats: int = 200, seed: int = 0
+    ) -> "Resampled":
+        """Take `metric` of features [M, F]; settings with the same `seed` draw the same rows."""
+        _check(repeats)
+        check_features(features, "samples")
+        check_matching(features, real)
+        once = torch.ones(1, len(features), dtype=torch.int64)
+        weights = torch.cat([once, resampled(len(features), repeats=repeats, seed=seed)])
+        return cls(metric(features.detach().float().cpu(), real, weights).double())
+
+    @property
+    def figure(self) -> float:
+        """The figure itself."""
+        return float(self.values[0])
+
+    def minus(self, other: "Resampled", *, level: float = LEVEL) -> Difference:
+        """What this figure differs by from that of another setting of the same seeds."""
+        _check(len(self.values) - 1, level)
+        difference, drawn = self.figure - other.figure, (self.values - other.values)[1:]
+        outside = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        low, high = (difference + (drawn - drawn.mean()).quantile(outside)).tolist()
+        return Difference(self.figure, other.figure, difference, float(drawn.std()), low, high, len(drawn))
+
+
 def paired_difference(
     metric: Metric,
     a: Tensor,
@@ -42,7 +76,7 @@ def paired_difference(
     *,
     repeats: int = 200,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> Difference:
     """Compare settings whose features `a` and `b` [M, F] belong to the same seeds row by row.
 
@@ -50,17 +84,13 @@ def paired_difference(
     """
     if a.shape != b.shape:
         raise KineticError(f"settings are paired by their seeds, got features {list(a.shape)} and {list(b.shape)}")
+    first, second = (Resampled.of(metric, x, real, repeats=repeats, seed=seed) for x in (a, b))
+    return first.minus(second, level=level)
+
+
+def _check(repeats: int, level: float = LEVEL) -> None:
     if repeats < 10 or not 0 < level < 1:
         raise KineticError(f"resampling takes at least 10 repeats and a level in (0, 1), got {repeats} and {level}")
-    for features in (a, b):
-        check_features(features, "samples")
-        check_matching(features, real)
-    weights = torch.cat([torch.ones(1, len(a), dtype=torch.int64), resampled(len(a), repeats=repeats, seed=seed)])
-    first, second = (metric(features.detach().float().cpu(), real, weights).double() for features in (a, b))
-    difference, drawn = float(first[0] - second[0]), (first - second)[1:]
-    outside = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = (difference + (drawn - drawn.mean()).quantile(outside)).tolist()
-    return Difference(float(first[0]), float(second[0]), difference, float(drawn.std()), low, high, repeats)
 
 
 def resampled(count: int, *, repeats: int, seed: int) -> Tensor:

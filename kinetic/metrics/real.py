@@ -13,7 +13,7 @@ from kinetic.errors import KineticError
 from kinetic.metrics.features import Extractor
 from kinetic.metrics.manifolds import radii
 from kinetic.metrics.moments import Moments, frechet_distance, moments
-from kinetic.store.arrays import read_npz
+from kinetic.store.arrays import read_npz_as
 from kinetic.store.files import replacing
 from kinetic.store.plain import parse_json
 from kinetic.tensors import generator
@@ -96,13 +96,8 @@ def write_real(path: Path | str, real: RealFeatures) -> None:
 
 def read_real(path: Path | str) -> RealFeatures:
     """Read what `write_real` wrote, executing nothing; KineticError if it is damaged or something else."""
-    try:
-        return _real(read_npz(Path(path)))
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # whatever zipfile and numpy make of bytes that they did not write
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise KineticError(f"{path} holds no features of real images ({reason}); remove it and make it again") from None
+    what = {"fault": "holds no features of real images", "advice": "remove it and make it again"}
+    return read_npz_as(Path(path), _real, **what)
 
 
 def _real(arrays: dict[str, Any]) -> RealFeatures:

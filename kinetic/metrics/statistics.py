@@ -12,6 +12,7 @@ from torch import Tensor
 from kinetic.errors import KineticError
 
 THRESHOLD = 1 / 3  # of d1/d2, below which a sample counts as a copy (Yoon et al., 2023), unless a run says otherwise
+Z = 1.959964  # standard errors to either side of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def auroc(score: Tensor, copied: Tensor) -> float | None:
     x, flags = _columns(score, copied)
     keep = np.isfinite(x)
     x, positive = x[keep], flags[keep].astype(bool)
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not ones or not zeros:
-        return None
-    rank_sum = stats.rankdata(x)[positive].sum()
-    return float((rank_sum - ones * (ones + 1) / 2) / (ones * zeros))
+    return None if positive.all() or not positive.any() else rank_area(x[positive], x[~positive])
+
+
+def rank_area(yes: np.ndarray, no: np.ndarray) -> float:
+    """Chance that one of `yes` [n] is larger than one of `no` [m], neither empty; ties count half."""
+    rank_sum = stats.rankdata(np.concatenate([yes, no]))[: len(yes)].sum()
+    return float((rank_sum - len(yes) * (len(yes) + 1) / 2) / (len(yes) * len(no)))
 
 
 def signal_table(
@@ -78,7 +81,7 @@ def finite_mean(values: Any) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def wilson(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: int, total: int, *, z: float = Z) -> tuple[float, float]:
     """Wilson's score interval of a proportion (95 % by default); (0, 1), which excludes nothing, without trials."""
     if not 0 <= successes <= total:
         raise KineticError(f"successes must lie between 0 and the total {total}, got {successes}")

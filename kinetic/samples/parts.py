@@ -14,7 +14,7 @@ from kinetic.data.pixels import from_uint8, to_uint8
 from kinetic.errors import KineticError
 from kinetic.flow.trajectory import Trajectory
 from kinetic.samples.table import NO_LABEL, Array, Column, SampleTable
-from kinetic.store.arrays import read_npz
+from kinetic.store.arrays import read_npz_as
 from kinetic.store.files import replacing
 from kinetic.store.plain import parse_json
 
@@ -65,13 +65,7 @@ def write_part(path: Path, part: Part) -> None:
 
 def read_part(path: Path) -> Part:
     """Read a part back; raises KineticError if it is damaged."""
-    try:
-        return _part(read_npz(path))
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # whatever zipfile and numpy make of bytes that they did not write
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise KineticError(f"{path} is damaged ({reason}); remove it and run the same command again") from None
+    return read_npz_as(path, _part, fault="is damaged", advice="remove it and run the same command again")
 
 
 def _part(arrays: dict[str, Array]) -> Part:

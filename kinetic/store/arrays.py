@@ -3,12 +3,17 @@
 import io
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+from kinetic.errors import KineticError
+
+T = TypeVar("T")
 
 
 class Header(NamedTuple):
@@ -50,6 +55,17 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         if sum(part.file_size for part in members.values()) > size or any(p.compress_type for p in members.values()):
             raise ValueError(f"it claims to hold more than its {size:,} bytes")
         return {name: _array(archive.read(members[name])) for name in members}
+
+
+def read_npz_as(path: Path, make: Callable[[dict[str, NDArray[Any]]], T], *, fault: str, advice: str) -> T:
+    """Make something of the arrays of a file; a file that is `fault` is a KineticError with the reason and `advice`."""
+    try:
+        return make(read_npz(path))
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # whatever zipfile and numpy make of bytes that they did not write
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise KineticError(f"{path} {fault} ({reason}); {advice}") from None
 
 
 def _array(data: bytes) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kinetic.errors import first_line
 from kinetic.store.files import replacing, set_aside
 
 VALUES = 10**6  # of a table whose size in bytes is less
@@ -66,9 +67,9 @@ class StepTable:
         return trouble
 
     def _set_aside(self, error: Exception) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         aside = f"is set aside as {set_aside(self.path).name}" if self.path.is_file() else "is no longer there"
-        self.trouble = f"{self.path.name} is damaged or another table ({reason}): it {aside}, and a new one begins"
+        what = f"{self.path.name} is damaged or another table ({first_line(error)})"
+        self.trouble = f"{what}: it {aside}, and a new one begins"
 
 
 def read_parquet(path: Path) -> pa.Table:

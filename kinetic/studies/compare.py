@@ -1,13 +1,12 @@
 """The same seeds under several settings, as rows: energies, copies with their interval, and how far samples moved."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.statistics import Signal, wilson
 from kinetic.plots import compare_grid, save
 from kinetic.samples.copying import copies_in, signals_of
+from kinetic.samples.export import write_columns
 from kinetic.samples.table import SampleTable
 from kinetic.store.files import write_text
 from kinetic.studies.experiment import Batch, Take
@@ -111,21 +111,12 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
     A further figure has columns NAME, NAME_low and NAME_high.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = _names(rows)
-    writer.writerow([*FIELDS, *(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "verdict"])
-    for row in rows:
-        figures = [row.more.get(name, Figure(math.nan)) for name in names]
-        more = [_cell(value) for one in figures for value in (one.value, one.low, one.high)]
-        writer.writerow([*(_cell(getattr(row, name)) for name in FIELDS), *more, row.verdict])
-    write_text(path, buffer.getvalue())
-
-
-def _cell(value: str | int | float) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.9g}" if math.isfinite(value) else ""
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in FIELDS}
+    for name in _names(rows):
+        figures = [row.more.get(name, Figure(math.nan)) for row in rows]
+        for end in ("value", "low", "high"):
+            columns[name if end == "value" else f"{name}_{end}"] = [getattr(figure, end) for figure in figures]
+    write_columns(path, {**columns, "verdict": [row.verdict for row in rows]})
 
 
 def table_of(rows: list[Row]) -> str:
@@ -177,13 +168,9 @@ def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: 
     null = None if training_set.null is None else asdict(training_set.null)
     record = {"threshold": training_set.threshold, "null": null, "settings": found}
     write_text(folder / "memorization.json", json.dumps(record, indent=2) + "\n")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["setting", "signal", "sign", "rho", "auroc", "n", "copies"])
     signals = {name: signals_of(table) for name, table in tables.items()}
-    for name, found_in in signals.items():
-        for s in found_in:
-            numbers = [_cell(math.nan if value is None else value) for value in (s.rho, s.auroc)]
-            writer.writerow([name, s.name, s.sign, *numbers, s.n, s.copies])
-    write_text(folder / "signals.csv", buffer.getvalue())
+    every = [(name, signal) for name, found_in in signals.items() for signal in found_in]
+    columns: dict[str, list[Any]] = {"setting": [name for name, _ in every], "signal": [s.name for _, s in every]}
+    columns |= {key: [getattr(s, key) for _, s in every] for key in ("sign", "rho", "auroc", "n", "copies")}
+    write_columns(folder / "signals.csv", columns)
     return signals

@@ -4,7 +4,7 @@ Features of all settings are found in one pass. Differences are over the same se
 seeds have in common cancels: they are certain to a fraction of what single figures are.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from kinetic.errors import KineticError
 from kinetic.metrics import paired
 from kinetic.metrics.extractors import Training, extractor
 from kinetic.metrics.features import Extractor, features
-from kinetic.metrics.paired import Difference, Metric, paired_difference
-from kinetic.metrics.quality import quality_of
+from kinetic.metrics.paired import Difference, Metric, Resampled
 from kinetic.metrics.real import LEAST, RealFeatures
 from kinetic.studies.compare import Figure, Row
 from kinetic.studies.experiment import Batch
@@ -25,6 +24,8 @@ from kinetic.trust import STRANGER, Trust
 
 TRAINING, HELD_OUT = 5000, 5000  # images at most that features are fitted on, and that samples are compared with
 COMPONENTS = 64
+Figures = Mapping[str, Mapping[str, Resampled]]  # by setting, then by name
+Over = Callable[[Iterable[str]], Iterable[str]]
 METRICS: dict[str, Metric] = {"fd": paired.fid, "precision": paired.precision, "recall": paired.recall}
 
 
@@ -96,39 +97,39 @@ class Gathered:
         return {name: values[keep] for name, values in whole.items()}
 
 
-def with_quality(rows: Sequence[Row], found: Mapping[str, Tensor], real: RealFeatures) -> list[Row]:
+def resampled_figures(found: Mapping[str, Tensor], real: RealFeatures, *, over: Over = list) -> Figures:
+    """fd, precision and recall of features [N, F] of every setting, which belong to the same seeds, with resamplings.
+
+    `over` goes through the names, under a progress bar for instance.
+    """
+    return {n: {name: Resampled.of(metric, found[n], real) for name, metric in METRICS.items()} for n in over(found)}
+
+
+def with_quality(rows: Sequence[Row], figures: Figures) -> list[Row]:
     """Add fd, precision and recall to every row, and how they differ from those of the first, with intervals."""
     first = rows[0].setting
     made = []
     for row in rows:
-        quality = quality_of(found[row.setting], real)
-        more = {"fd": Figure(quality.fid)}
-        more |= {name: Figure(getattr(quality, name), share=True) for name in ("precision", "recall")}
-        if row.setting != first:
-            for name, one in differences(found[row.setting], found[first], real).items():
-                figure = Figure(one.difference, one.low, one.high, share=name != "fd", quiet=name != "fd")
-                more[f"{name}_from_{first}"] = figure
+        own = figures[row.setting]
+        more = {name: Figure(one.figure, share=name != "fd") for name, one in own.items()}
+        for name, one in differences(own, figures[first]).items() if row.setting != first else ():
+            more[f"{name}_from_{first}"] = Figure(
+                one.difference, one.low, one.high, share=name != "fd", quiet=name != "fd"
+            )
         made.append(replace(row, more={**row.more, **more}))
     return made
 
 
-def differences(a: Tensor, b: Tensor, real: RealFeatures, *, repeats: int = 200) -> dict[str, Difference]:
-    """fd, precision and recall of features `a` less those of `b` [N, F], which belong to the same seeds."""
-    return {name: paired_difference(metric, a, b, real, repeats=repeats) for name, metric in METRICS.items()}
+def differences(own: Mapping[str, Resampled], other: Mapping[str, Resampled]) -> dict[str, Difference]:
+    """The figures of one setting less those of another."""
+    return {name: one.minus(other[name]) for name, one in own.items()}
 
 
-def paired_columns(
-    found: Mapping[str, Tensor],
-    real: RealFeatures,
-    *,
-    settings: Collection[str],
-    against: Collection[str],
-    over: Callable[[Sequence[Any]], Any] = list,
-) -> dict[str, list[Any]]:
+def paired_columns(figures: Figures, *, settings: Collection[str], against: Collection[str]) -> dict[str, list[Any]]:
     """Columns setting, against, figure, difference, low, high of every setting against every control."""
     columns: dict[str, list[Any]] = {name: [] for name in ("setting", "against", "figure", "difference", "low", "high")}
-    for setting, other in over([(a, b) for a in settings for b in against if a != b]):
-        for name, one in differences(found[setting], found[other], real).items():
+    for setting, other in ((a, b) for a in settings for b in against if a != b):
+        for name, one in differences(figures[setting], figures[other]).items():
             values = (setting, other, name, one.difference, one.low, one.high)
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
