@@ -13,22 +13,24 @@ USAGE = """usage: kinetic COMMAND ...
   study    measure a model afterwards:    kinetic study balance RUN
   audit    find suspected copies:         kinetic audit RUN
   report   write the report of a run:     kinetic report RUN
+  import   make a run of a public file:   kinetic import FILE
 
 kinetic COMMAND --help lists its options."""
 
 
-COMMANDS = {
-    "train": "kinetic.cli.train",
-    "sample": "kinetic.cli.sample",
-    "shards": "kinetic.cli.shards",
-    "study": "kinetic.cli.study",
-    "audit": "kinetic.cli.audit",
-    "report": "kinetic.cli.report",
+COMMANDS = {  # where the function lies that runs a subcommand
+    "train": "kinetic.cli.train:train",
+    "sample": "kinetic.cli.sample:sample",
+    "shards": "kinetic.cli.shards:shards",
+    "study": "kinetic.cli.study:study",
+    "audit": "kinetic.cli.audit:audit",
+    "report": "kinetic.cli.report:report",
+    "import": "kinetic.cli.importing:import_file",
 }
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a subcommand; its module, which has a function of its name, is imported only then."""
+    """Run a subcommand; the module of its function is imported only then."""
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
@@ -41,7 +43,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
 
-        command = getattr(importlib.import_module(COMMANDS[name]), name)
+        module, _, function = COMMANDS[name].partition(":")
+        command = getattr(importlib.import_module(module), function)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None

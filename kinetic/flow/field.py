@@ -57,6 +57,7 @@ class Field:
         num_classes: labels lie in 0 to num_classes - 1; None where there are none.
         shape: of one sample, without the batch axis; None where any will do.
         null_label: whether label `num_classes` means "no label", which guidance needs.
+        cfg_channels: how many channels guidance acts on, the first ones; None for all.
         space: what samples are: pixels in [-1, 1], latents of an autoencoder, or points.
         prediction: what the net predicts: velocity, x1 (the data), x0 (the noise) or score.
         time: noise_to_data where t = 0 is noise, as everywhere in Kinetic; data_to_noise for the opposite.
@@ -67,6 +68,7 @@ class Field:
     num_classes: int | None = None
     shape: tuple[int, ...] | None = None
     null_label: bool = True
+    cfg_channels: int | None = None
     space: Space | None = None
     prediction: Quantity = "velocity"
     time: Direction = "noise_to_data"
@@ -80,6 +82,8 @@ class Field:
         ):
             if value not in kinds:
                 raise KineticError(f"unknown {name} {value!r}; choose from {', '.join(filter(None, kinds))}")
+        if self.cfg_channels is not None and self.cfg_channels < 1:
+            raise KineticError(f"cfg_channels must be at least 1, or null for all, got {self.cfg_channels}")
         if self.space is None and self.shape is not None:
             object.__setattr__(self, "space", space_of(self.shape))
 
@@ -116,6 +120,8 @@ class Field:
         Raises KineticError for labels that the field does not know. Labels on a device are read once by the host.
         """
         if labels is None:
+            if self.num_classes is not None and not self.null_label:
+                raise KineticError("the network knows no label that means none; pass labels")
             return None
         if self.num_classes is None:
             raise KineticError("labels given, but the network is unconditional; leave them out")

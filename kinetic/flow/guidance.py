@@ -12,7 +12,8 @@ def guided(net: Network | Field, labels: Tensor | None = None, scale: float = 1.
 
     `labels` is [B] int64 or None. At `scale` 1 each evaluation calls the network once with the labels as given; at any
     other scale once on a doubled batch, for `v_null + scale (v_labels - v_null)`, where the null label is
-    `num_classes`. The velocity takes `t` as 0-d or [B] and gives the network [B], in the dtype it came in.
+    `num_classes`; where the field says how many channels are guided (`cfg_channels`), the others are those of
+    `v_labels`. The velocity takes `t` as 0-d or [B] and gives the network [B], in the dtype it came in.
     """
     field = Field.of(net)
     if scale == 1:
@@ -27,6 +28,9 @@ def guided(net: Network | Field, labels: Tensor | None = None, scale: float = 1.
         t = t.expand(x.shape[0])
         both = torch.cat([labels, torch.full_like(labels, classes)])
         v, null = field(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return torch.lerp(null, v, scale)
+        if field.cfg_channels is None:
+            return torch.lerp(null, v, scale)
+        first, rest = v[:, : field.cfg_channels], v[:, field.cfg_channels :]
+        return torch.cat([torch.lerp(null[:, : field.cfg_channels], first, scale), rest], dim=1)
 
     return velocity

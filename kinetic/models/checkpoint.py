@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from kinetic.trust import STRANGER, Trust
 
 COMPILED = "_orig_mod."
 NETWORKS, MEASURES = "kinetic.nn", "kinetic"  # where classes of ours live that a configuration may name
+OWN_RUN = "use the configuration of its own run"
 PICKLE_BYTES = 2**28  # of the part of a checkpoint that is no tensor
 
 
@@ -45,17 +46,25 @@ class LoadedNetwork:
     class_names: tuple[str, ...] | None = None
 
 
-def read_checkpoint(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_checkpoint(
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    allowed: Sequence[type] = (),
+    mapped: bool = False,
+) -> dict[str, Any]:
     """Read a checkpoint as tensors and plain types; raises KineticError on anything else, executing nothing.
 
-    Every byte is compared with the checksums that torch writes beside them.
+    Every byte is compared with the checksums that torch writes beside them. Objects of the `allowed` classes may occur
+    in it as well: they are made without a call of `__init__`. With `mapped` tensors stay on disk until they are used.
     """
     path = Path(path)
     if not path.is_file():
         raise KineticError(f"checkpoint {path} does not exist")
     _check_archive(path)
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            state = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0][:300]
         raise KineticError(f"checkpoint {path} is refused, it holds more than weights: {reason}") from None
@@ -107,8 +116,8 @@ def load_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> Non
     net.load_state_dict(clean)
 
 
-def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> None:
-    """Raise a one-line ValueError unless `weights` has the names and shapes of `net`'s state."""
+def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str, fix: str = OWN_RUN) -> None:
+    """Raise a one-line ValueError, which ends in `fix`, unless `weights` has the names and shapes of `net`'s state."""
     own = net.state_dict()
     missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     differing = [n for n in own if n in weights and not _alike(own[n], weights[n])]
@@ -116,7 +125,7 @@ def check_weights(net: nn.Module, weights: dict[str, Any], *, source: str) -> No
         first = (missing or unexpected or differing)[0]
         raise KineticError(
             f"{source} is of another architecture: {len(missing)} tensors missing, {len(unexpected)} unexpected, "
-            f"{len(differing)} of another shape or kind, the first {first!r}; use the configuration of its own run"
+            f"{len(differing)} of another shape or kind, the first {first!r:.80}; {fix}"
         )
 
 
@@ -148,7 +157,7 @@ def load_network(
         n.removeprefix(prefix).replace(COMPILED, ""): v for n, v in state["state_dict"].items() if n.startswith(prefix)
     }
     if network is None:
-        network = _built(_network_config(state, path), chosen, source, trust)
+        network = network_of(_network_config(state, path), chosen, source=source, trust=trust)
     load_weights(network, chosen, source=source)
     return LoadedNetwork(
         net=network.eval().requires_grad_(False),
@@ -161,14 +170,21 @@ def load_network(
     )
 
 
-def _built(config: ClassConfig, weights: dict[str, Any], source: str, trust: Trust) -> nn.Module:
+def network_of(config: ClassConfig, weights: dict[str, Any], *, source: str, trust: Trust) -> nn.Module:
     """Build the network that a checkpoint names; one of ours without memory first, to see that it has these weights."""
+    check_network(config, weights, source=source, trust=trust)
+    network: nn.Module = build(config, base=nn.Module, home=NETWORKS, trust=trust)
+    return network
+
+
+def check_network(
+    config: ClassConfig, weights: dict[str, Any], *, source: str, trust: Trust = STRANGER, fix: str = OWN_RUN
+) -> None:
+    """Raise KineticError where a network of ours that `config` names has other weights; it is built without memory."""
     settings: dict[str, Any] = {"base": nn.Module, "home": NETWORKS, "trust": trust}
     if str(config.get("class_path")).startswith(f"{NETWORKS}."):
         with torch.device("meta"), _at_most(len(weights), source):
-            check_weights(build(config, **settings), weights, source=source)
-    network: nn.Module = build(config, **settings)
-    return network
+            check_weights(build(config, **settings), weights, source=source, fix=fix)
 
 
 @contextmanager
@@ -195,6 +211,8 @@ def _prefix(names: dict[str, Any], weights: str | None, path: Path | str) -> tup
     averaged = any(name.startswith("ema.network.") for name in names)
     if weights == "ema" and not averaged:
         raise KineticError(f"checkpoint {path} holds no averaged weights; use --weights raw")
+    if weights == "raw" and not any(name.startswith("net.") for name in names):
+        raise KineticError(f"checkpoint {path} holds averaged weights alone; use --weights ema")
     return ("ema.network.", "ema") if averaged and weights != "raw" else ("net.", "raw")
 
 

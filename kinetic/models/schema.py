@@ -25,7 +25,7 @@ def check_checkpoint(state: dict[str, Any], source: str) -> None:
     lacking = sorted(set(KEYS) - set(state))
     if lacking:
         raise KineticError(f"{source} was not written by train.py: it lacks {', '.join(lacking)}")
-    _bounded(state, source)
+    bounded(state, source)
     tensors(state["state_dict"], "state_dict", source)
     hparams, own = state["hyper_parameters"], state["kinetic"]
     if not isinstance(hparams, dict) or not all(isinstance(name, str) for name in hparams):
@@ -125,7 +125,7 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _bounded(state: Any, source: str) -> None:
+def bounded(state: Any, source: str) -> None:
     """Raise KineticError where plain values are too many, too deep, or of another type: before anything walks them."""
     waiting: list[tuple[Any, int]] = [(state, 0)]
     seen = 0

@@ -1,11 +1,15 @@
-"""The diffusion transformer (Peebles and Xie, arXiv 2212.09748), with SiT's parameter names; built of timm's layers."""
+"""The diffusion transformer (Peebles and Xie, arXiv 2212.09748), with SiT's parameter names; built of timm's layers.
+
+Its options include the blocks of LightningDiT (Yao et al., arXiv 2501.01423), under the names of its weights.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kinetic.errors import KineticError
 from kinetic.nn.embed import (
@@ -16,8 +20,8 @@ from kinetic.nn.embed import (
     check_labels,
     check_sizes,
     check_times,
-    sinusoid,
 )
+from kinetic.nn.positions import grid_embedding, rotary_waves, rotate
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class DiT(nn.Module):
     - `num_classes`: None builds no label table; otherwise it has `num_classes + 1` rows, the last meaning "no label",
       which is also what `labels=None` means.
     - `learn_sigma`: the last layer has twice the outputs, as in the public weights, and the second half is dropped.
-    - `qk_norm`: layer norm on queries and keys.
+    - `qk_norm`: a norm on queries and keys.
+    - `norm`: "layer", without parameters but on queries and keys, or "rms", RMSNorm with weights everywhere.
+    - `mlp`: "gelu", or "swiglu" (w3(silu(a) b) with a, b of w12; of 2/3 of the hidden width).
+    - `rotary`: queries and keys are turned by the row and column of their patch; a head needs a multiple of 4 channels.
     - `time_scale`: multiplies t before the sinusoid; SiT takes t raw.
     """
 
@@ -60,6 +67,9 @@ class DiT(nn.Module):
         hidden_size: int | None = None,
         num_heads: int | None = None,
         mlp_ratio: float = 4.0,
+        norm: Literal["layer", "rms"] = "layer",
+        mlp: Literal["gelu", "swiglu"] = "gelu",
+        rotary: bool = False,
         time_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -71,6 +81,7 @@ class DiT(nn.Module):
             raise KineticError(f"input_size {input_size} is not a multiple of patch_size {patch_size}")
         if mlp_ratio <= 0:
             raise KineticError(f"mlp_ratio must be above 0, got {mlp_ratio}")
+        check_parts(norm, mlp, width // shape.num_heads if rotary else None)
         self.num_classes = num_classes
         self.sample_shape = (in_channels, input_size, input_size)
         self.patch_size = patch_size
@@ -81,10 +92,11 @@ class DiT(nn.Module):
         if num_classes is not None:
             self.y_embedder = nn.ModuleDict({"embedding_table": LabelEmbedding(num_classes, width)})
         self.register_buffer("pos_embed", grid_embedding(width, input_size // patch_size))
-        self.blocks = nn.ModuleList(
-            Block(width, heads=shape.num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm) for _ in range(shape.depth)
-        )
-        self.final_layer = FinalLayer(width, patch_size**2 * in_channels * (2 if learn_sigma else 1))
+        waves = rotary_waves(width // shape.num_heads, input_size // patch_size) if rotary else None
+        self.register_buffer("waves", waves, persistent=False)
+        parts: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "norm": norm, "mlp": mlp}
+        self.blocks = nn.ModuleList(Block(width, heads=shape.num_heads, **parts) for _ in range(shape.depth))
+        self.final_layer = FinalLayer(width, patch_size**2 * in_channels * (2 if learn_sigma else 1), norm=norm)
         for name, parameter in self.named_parameters():
             initialise(name, parameter)
 
@@ -99,7 +111,7 @@ class DiT(nn.Module):
         emb = emb.to(dtype)
         h = self.x_embedder(x.to(dtype)) + self.pos_embed
         for block in self.blocks:
-            h = block(h, emb)
+            h = block(h, emb, self.waves)
         return self.to_image(self.final_layer(h, emb)).to(x.dtype)
 
     def to_image(self, tokens: Tensor) -> Tensor:
@@ -113,21 +125,60 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """A transformer block whose norms are shifted and scaled, and whose branches are gated, by the embedding."""
 
-    def __init__(self, width: int, *, heads: int, mlp_ratio: float, qk_norm: bool) -> None:
+    def __init__(
+        self, width: int, *, heads: int, mlp_ratio: float, qk_norm: bool, norm: str = "layer", mlp: str = "gelu"
+    ) -> None:
         super().__init__()
-        self.norm1 = plain_norm(width)
-        self.attn = Attention(
-            dim=width, num_heads=heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm if qk_norm else None
+        inner = (nn.LayerNorm if norm == "layer" else RMSNorm) if qk_norm else None
+        self.norm1 = norm_of(norm, width)
+        self.attn = TurnedAttention(dim=width, num_heads=heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=inner)
+        self.norm2 = norm_of(norm, width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = (
+            SwiGLU(width, 2 * hidden // 3)
+            if mlp == "swiglu"
+            else Mlp(in_features=width, hidden_features=hidden, act_layer=TanhGELU)
         )
-        self.norm2 = plain_norm(width)
-        self.mlp = Mlp(in_features=width, hidden_features=int(width * mlp_ratio), act_layer=TanhGELU)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Map tokens [B, T, width] and the embedding [B, width] to tokens."""
+    def forward(self, x: Tensor, emb: Tensor, waves: Tensor | None = None) -> Tensor:
+        """Map tokens [B, T, width] and the embedding [B, width] to tokens; `waves` are of `rotary_waves`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(emb)[:, None].chunk(6, dim=2)
-        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1))
+        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), waves)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class TurnedAttention(Attention):
+    """timm's attention, whose queries and keys may be turned by their places."""
+
+    def forward(self, x: Tensor, waves: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Map tokens [B, T, width] to tokens; `waves` [2, T, channels of a head] turn queries and keys after their norm."""
+        if waves is None:
+            return super().forward(x)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = (rotate(part, waves).to(v.dtype) for part in (self.q_norm(q), self.k_norm(k)))
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """Two linear maps at once, one gating the other by SiLU, and one back (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [..., width] to tokens."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm with weights."""
+
+    def __init__(self, width: int, **options: Any) -> None:
+        super().__init__(width, eps=1e-6, **options)
 
 
 class TanhGELU(nn.GELU):
@@ -140,9 +191,9 @@ class TanhGELU(nn.GELU):
 class FinalLayer(nn.Module):
     """Modulated norm and linear map from tokens to patches."""
 
-    def __init__(self, width: int, outputs: int) -> None:
+    def __init__(self, width: int, outputs: int, *, norm: str = "layer") -> None:
         super().__init__()
-        self.norm_final = plain_norm(width)
+        self.norm_final = norm_of(norm, width)
         self.linear = nn.Linear(width, outputs)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
@@ -157,9 +208,18 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def plain_norm(width: int) -> nn.LayerNorm:
-    """Layer norm without parameters."""
-    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+def norm_of(kind: str, width: int) -> nn.Module:
+    """Layer norm without parameters, or RMSNorm with weights."""
+    return RMSNorm(width) if kind == "rms" else nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+
+
+def check_parts(norm: str, mlp: str, turned: int | None) -> None:
+    """Refuse parts of unknown kinds, and rotary positions of heads with `turned` channels that cannot be paired."""
+    for name, value, kinds in (("norm", norm, ("layer", "rms")), ("mlp", mlp, ("gelu", "swiglu"))):
+        if value not in kinds:
+            raise KineticError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+    if turned is not None and turned % 4:
+        raise KineticError(f"rotary positions turn pairs by row and column: {turned} channels a head do not divide by 4")
 
 
 def initialise(name: str, parameter: nn.Parameter) -> None:
@@ -170,18 +230,6 @@ def initialise(name: str, parameter: nn.Parameter) -> None:
         nn.init.normal_(parameter, std=0.02)
     elif parameter.ndim > 1:
         nn.init.xavier_uniform_(parameter.flatten(1))
-
-
-def grid_embedding(width: int, grid: int) -> Tensor:
-    """Fixed embedding of the patch positions, row by row -> [1, grid * grid, width].
-
-    The first half encodes the column and the second the row, each as sines, then cosines.
-    """
-    waves = sinusoid(torch.arange(grid, dtype=torch.float64), width // 2)
-    cosines, sines = waves.chunk(2, dim=1)
-    axis = torch.cat([sines, cosines], dim=1).float()
-    rows, columns = torch.arange(grid * grid) // grid, torch.arange(grid * grid) % grid
-    return torch.cat([axis[columns], axis[rows]], dim=1)[None]
 
 
 def resolve_size(size: str, depth: int | None, hidden_size: int | None, num_heads: int | None) -> Size:

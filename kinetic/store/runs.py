@@ -25,11 +25,11 @@ POINTER = "kinetic run: "  # how runs/latest begins where links cannot be made
 SHOWN = 20
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, *, option: str = "--run.name") -> str:
     """Return a name that a run may have; KineticError otherwise."""
     if name == LATEST or not NAME.fullmatch(name):
         shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
-        raise KineticError(f"--run.name {shown} cannot name a run: pass {NAMES}; not {LATEST!r}")
+        raise KineticError(f"{option} {shown} cannot name a run: pass {NAMES}; not {LATEST!r}")
     return name
 
 
@@ -46,40 +46,44 @@ class RunFolder:
         self._lock = lock
 
     @classmethod
-    def claim(cls, root: Path, name: str | None, stem: str) -> "RunFolder":
-        """Make the folder of a new run, root/name or root/stem-DATE-TIME; KineticError where the name is taken."""
+    def claim(cls, root: Path, name: str | None, stem: str, *, options: str = "--run.") -> "RunFolder":
+        """Make the folder of a new run, root/name or root/stem-DATE-TIME; KineticError where the name is taken.
+
+        `options` is how the options `name` and `root` begin where they are typed.
+        """
         if not str(root).strip() or (root.exists() and not root.is_dir()):
-            raise KineticError(f"--run.root {str(root)!r} is no folder: pass one, such as runs")
+            raise KineticError(f"{options}root {str(root)!r} is no folder: pass one, such as runs")
         fresh = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
-        folder = cls._claimed(root, name, stem)
+        folder = cls._claimed(root, name, stem, options)
         folder.fresh_root = fresh
         return folder
 
     @staticmethod
-    def _claimed(root: Path, name: str | None, stem: str) -> "RunFolder":
+    def _claimed(root: Path, name: str | None, stem: str, options: str) -> "RunFolder":
         if name is not None:
-            path = root / check_name(name)
-            return _made(path) or _unused(path) or _taken(path)
+            path = root / check_name(name, option=f"{options}name")
+            return _made(path) or _unused(path) or _taken(path, options)
         stem = (re.sub(r"[^\w+=@-]", "-", stem).strip("-")[:60]) or "run"
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
             made = _made(root / f"{stem}-{stamp}{suffix}")
             if made is not None:
                 return made
-        raise KineticError(f"too many runs were started at once in {root}; pass --run.name")
+        raise KineticError(f"too many runs were started at once in {root}; pass {options}name")
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
         """Take a run that exists; KineticError while another process trains it."""
         return cls(path, Lock(path, what="trained"), new=False)
 
-    def begin(self, config: str, subset: Iterable[str]) -> None:
-        """Write what the run is: its resolved settings, and which images it is trained on."""
+    def begin(self, config: str, subset: Iterable[str] | None) -> None:
+        """Write what the run is: its resolved settings, and which images it is trained on, where that is known."""
         self.begun = True
         self.tidy()
         write_text(self.path / CONFIG, config)
-        write_text(self.path / SUBSET, "".join(f"{name}\n" for name in subset))
+        if subset is not None:
+            write_text(self.path / SUBSET, "".join(f"{name}\n" for name in subset))
 
     def tidy(self) -> None:
         """Remove the temporary files that killed processes left."""
@@ -127,12 +131,11 @@ def _unused(path: Path) -> RunFolder | None:
     return RunFolder(path, Lock(path, what="trained"), new=True)
 
 
-def _taken(path: Path) -> RunFolder:
+def _taken(path: Path, options: str) -> RunFolder:
     if (path / CONFIG).is_file():
-        raise KineticError(
-            f"run folder {path} exists already; continue it with --resume {path.name}, or choose another --run.name"
-        )
-    raise KineticError(f"{path} exists already and is no run; choose another --run.name")
+        advice = f"continue it with --resume {path.name}, or " if options == "--run." else ""
+        raise KineticError(f"run folder {path} exists already; {advice}choose another {options}name")
+    raise KineticError(f"{path} exists already and is no run; choose another {options}name")
 
 
 def find_run(root: Path, spec: str | None) -> Path:
