@@ -27,6 +27,8 @@ def open_data(run: Path, trust: Trust) -> FlowDataModule:
     """
     settings = SavedConfig.read(run)
     spec, seed = settings.at("data"), settings.at("seed_everything", default=0)
+    if spec is None:
+        raise KineticError(f"{run / CONFIG} names no training set; name it when the run is imported, with --data")
     if not isinstance(spec, dict) or not isinstance(spec.get("init_args") or {}, dict) or isinstance(seed, bool | str):
         raise KineticError(f"{run / CONFIG} does not describe the data")
     init_args = {"seed": seed, **(spec.get("init_args") or {})}

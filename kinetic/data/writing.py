@@ -15,20 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kinetic.build import build
 from kinetic.data.base import FlowDataModule
-from kinetic.data.digits import Digits
-from kinetic.data.folders import SUFFIXES as PICTURES
-from kinetic.data.folders import Folder
 from kinetic.data.manifest import FILE, Entry, Manifest
 from kinetic.data.names import shown
+from kinetic.data.naming import listing, named_data
 from kinetic.data.options import text, whole
 from kinetic.data.pools import Pool
 from kinetic.data.progress import progress
-from kinetic.data.shards import Shards
-from kinetic.data.sources import SUFFIXES, is_remote
-from kinetic.data.vision import DATASETS, Vision
+from kinetic.data.sources import SUFFIXES
 from kinetic.errors import KineticError
 from kinetic.tensors import chunks
+from kinetic.trust import OWN
 
 Format = Literal["png", "jpg", "webp"]
 PARTIAL = re.compile(rf"\.(?:(?:train|test)-\d{{5,}}\.tar|{re.escape(FILE)})\.partial")  # what is not yet whole
@@ -44,29 +42,8 @@ def source(spec: str, *, root: str = "data", size: int | None = None, grayscale:
 
     `root` is where torchvision's data sets lie; `size` and `grayscale` are those of FlowDataModule.
     """
-    common: dict[str, Any] = {"size": size, "grayscale": grayscale}
-    if spec == "digits":
-        return Digits(**common)
-    if spec in DATASETS:
-        return Vision(dataset=cast(Any, spec), root=root, **common)
-    text("SOURCE", spec)
-    if os.path.isdir(spec):
-        with _listing(spec):
-            names = [p.name for p in Path(spec).iterdir() if not p.name.startswith(".")]
-        tars = [n for n in names if n.endswith(SUFFIXES)]
-        pictures = [n for n in names if n.lower().endswith(PICTURES)]
-        if tars and pictures:
-            raise KineticError(
-                f"{shown(spec)} holds tars ({shown(tars[0])}) and images ({shown(pictures[0])}):"
-                " move the ones or the others to a folder of their own"
-            )
-        return Shards(train=spec, **common) if tars else Folder(path=spec, **common)
-    if is_remote(spec) or ".tar" in spec or ".tgz" in spec:
-        return Shards(train=spec, **common)
-    known = ", ".join(("digits", *DATASETS))
-    raise KineticError(
-        f"{shown(spec)} is no data set ({known}), no folder that exists and no shard pattern (*.tar): pass one"
-    )
+    config = named_data(spec, root=root, size=size, grayscale=grayscale)
+    return cast(FlowDataModule, build(config, base=FlowDataModule, home="kinetic.data", trust=OWN))
 
 
 def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000, format: Format = "png") -> Manifest:
@@ -167,21 +144,12 @@ def _check_free(folder: Path) -> None:
         raise KineticError(f"{shown(str(folder))} is a file: pass a folder to write to")
     if not os.path.isdir(folder):
         return
-    with _listing(str(folder)):
+    with listing(str(folder)):
         taken = sorted(p.name for p in folder.iterdir() if p.name.endswith(SUFFIXES) or p.name == FILE)
     if taken:
         raise KineticError(
             f"{shown(str(folder))} already holds shards ({shown(taken[0])}): pass another folder, or remove them first"
         )
-
-
-@contextmanager
-def _listing(folder: str) -> Iterator[None]:
-    """Turn a folder that cannot be listed into a KineticError."""
-    try:
-        yield
-    except OSError as error:
-        raise KineticError(f"folder {shown(folder)} cannot be listed ({error.strerror}): mend or replace it") from None
 
 
 @contextmanager

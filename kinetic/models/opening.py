@@ -7,18 +7,26 @@ from typing import Any, Literal
 
 import torch
 
+from kinetic.advice import command
 from kinetic.data.opening import labels_of_reference, open_data, small, training_images
 from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.field import Field
-from kinetic.flow.paths import AffinePath
 from kinetic.flow.paths import path as affine_path
 from kinetic.models.checkpoint import LoadedNetwork, load_network
+from kinetic.models.public import kind_of
 from kinetic.store.files import sha256
 from kinetic.store.runs import CONFIG, LAST, SUBSET, find_run
 from kinetic.trust import STRANGER, Trust
 
 Weights = Literal["ema", "raw"]
+DECLARED: dict[str, tuple[type, ...]] = {  # what a checkpoint may declare of its network, see `Field`
+    "time": (str,),
+    "prediction": (str,),
+    "space": (str,),
+    "null_label": (bool,),
+    "cfg_channels": (int, type(None)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +79,14 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
     checkpoint = Path(checkpoint)
     if weights not in (None, "ema", "raw"):
         raise KineticError(f"unknown weights {weights!r}; choose from ema, raw")
-    loaded = load_network(checkpoint, weights=weights, trust=trust)  # type: ignore[arg-type]
+    loaded = _loaded(checkpoint, weights, trust)
     run = run_of(checkpoint)
-    kind = "averaged" if loaded.weights == "ema" else "raw"
     shown = run if run is not None and checkpoint.resolve() == run / LAST else checkpoint
     return Origin(
-        field=replace(Field.of(loaded.net, shape=loaded.sample_shape), path=_path(loaded)),
+        field=_field(loaded, f"checkpoint {checkpoint}"),
         run=run,
         home=(run or checkpoint.parent) / "sampling",
-        name=f"{os.path.relpath(shown)} at step {loaded.step:,} ({kind} weights)",
+        name=f"{os.path.relpath(shown)} {_about(loaded)}",
         identity={
             "checkpoint": os.path.relpath(checkpoint),
             "sha256": sha256(checkpoint),
@@ -93,8 +100,40 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
     )
 
 
-def _path(loaded: LoadedNetwork) -> AffinePath:
-    return affine_path(str(loaded.hparams.get("path", "linear")))
+def _loaded(checkpoint: Path, weights: str | None, trust: Trust) -> LoadedNetwork:
+    """The network of a checkpoint of ours; of a public one, the command that makes a run of it."""
+    try:
+        return load_network(checkpoint, weights=weights, trust=trust)  # type: ignore[arg-type]
+    except KineticError:
+        kind = kind_of(checkpoint)
+        if kind is None:
+            raise
+    advice = f"make a run of it with {command('import')} {checkpoint}"
+    raise KineticError(f"checkpoint {checkpoint} is a public one, of {kind}: {advice}")
+
+
+def _field(loaded: LoadedNetwork, source: str) -> Field:
+    """What is followed: the network, and what its checkpoint declares of it under `field`."""
+    declared = loaded.hparams.get("field") or {}
+    if not isinstance(declared, dict) or set(declared) - set(DECLARED):
+        raise KineticError(f"{source} is damaged: field should have some of {', '.join(DECLARED)}, is {declared!r:.80}")
+    for name, value in declared.items():
+        if type(value) not in DECLARED[name]:
+            raise KineticError(f"{source} is damaged: field.{name} is {value!r:.80}")
+    path = affine_path(str(loaded.hparams.get("path", "linear")))
+    field = replace(Field.of(loaded.net, shape=loaded.sample_shape), path=path)
+    return replace(field, **declared)
+
+
+def _about(loaded: LoadedNetwork) -> str:
+    """The step of a checkpoint, and which weights were taken; of an imported one what it says of both."""
+    imported = loaded.hparams.get("imported")
+    kind = "averaged" if loaded.weights == "ema" else "raw"
+    if not isinstance(imported, dict):
+        return f"at step {loaded.step:,} ({kind} weights)"
+    said = f"{kind} weights" if imported.get("states_weights") is True else "weights as they came"
+    step = f"at step {loaded.step:,} " if loaded.step else ""
+    return f"{step}(imported from {imported.get('kind')!s:.40}, {said})"
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -1,0 +1,64 @@
+"""The training set of an imported network, as it is typed: a name, a folder, shards, a recipe, or a class."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinetic.build import ClassConfig, build
+from kinetic.data import FlowDataModule
+from kinetic.data.naming import named_data
+from kinetic.data.opening import HOME
+from kinetic.errors import KineticError
+from kinetic.store.plain import parse_yaml, read_yaml
+from kinetic.trust import OWN
+
+DATA = "digits, cifar10, ..., a folder, shards, a recipe (.yaml), or {class_path: ...}"
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training set that is open.
+
+    Attributes:
+        config: class and arguments, as a run's config.yaml names it.
+        module: opened.
+        note: what was assumed, for people.
+    """
+
+    config: ClassConfig
+    module: FlowDataModule
+    note: str = ""
+
+
+def open_named(spec: str, *, root: str, shape: tuple[int, ...], flip: bool, forced: bool) -> Data:
+    """Open what was typed; KineticError unless its images have the shape of the network's samples.
+
+    Size, channels and mirror images are those of a recipe or a class where these are named; `flip` holds for the
+    others, for pictures alone unless it is `forced`.
+    """
+    if spec.lstrip().startswith("{") or spec.endswith(SUFFIXES):
+        return _opened(_written(spec), shape)
+    common: dict[str, Any] = {"size": shape[1], "grayscale": shape[0] == 1}
+    config = named_data(spec, root=root, option="--data", **common)
+    mirrored = flip and (forced or config["class_path"] != "kinetic.data.Digits")
+    config["init_args"] |= {"flip": mirrored}
+    return _opened(config, shape, " and their mirror images (--no-flip)" if mirrored and not forced else "")
+
+
+def _written(spec: str) -> ClassConfig:
+    """The data of a recipe, or the class that was typed."""
+    recipe = spec.endswith(SUFFIXES)
+    found = read_yaml(Path(spec)) if recipe else parse_yaml(spec, name="--data")
+    config = found.get("data") if recipe and isinstance(found, dict) else found
+    if not isinstance(config, dict):
+        raise KineticError(f"--data {spec:.80}: a recipe needs a section data with a class_path")
+    return config
+
+
+def _opened(config: ClassConfig, shape: tuple[int, ...], note: str = "") -> Data:
+    module: FlowDataModule = build(config, base=FlowDataModule, home=HOME, trust=OWN)
+    module.setup()
+    if tuple(module.shape) != shape:
+        raise KineticError(f"--data has samples of shape {tuple(module.shape)}, but the network makes {shape}")
+    return Data(config, module, note)

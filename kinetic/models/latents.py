@@ -1,0 +1,54 @@
+"""How the latents that a network makes relate to an autoencoder's, as a run writes it down."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetic.errors import KineticError
+from kinetic.models.checkpoint import read_checkpoint
+from kinetic.models.schema import tensors
+
+SCALES = {"sit": 0.18215, "repa": 0.18215, "lightningdit": 1.0}  # what training multiplied latents by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """What a network's samples are: (z - mean) / std x scale, of the latents z of an autoencoder.
+
+    Attributes:
+        vae: the autoencoder, by name or path.
+        scale: above 0.
+        mean: of each channel; None is 0.
+        std: of each channel; None is 1.
+    """
+
+    vae: str
+    scale: float = 1.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types alone, for a configuration."""
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return listed
+
+
+def read_statistics(path: Path | str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel from a file of tensors `mean` and `std`, of `channels` values each."""
+    found = read_checkpoint(path)
+    mean, std = (_values(found.get(name), name, channels, f"{path}") for name in ("mean", "std"))
+    if min(std) <= 0:
+        raise KineticError(f"{path}: std must be above 0 for every channel")
+    return mean, std
+
+
+def _values(found: Any, name: str, channels: int, source: str) -> tuple[float, ...]:
+    if not isinstance(found, Tensor):
+        raise KineticError(f"{source} holds no tensor called {name}; it should have mean and std of the latents")
+    tensors({name: found}, "statistics", source)
+    if found.numel() != channels or not torch.isfinite(found).all():
+        raise KineticError(f"{source}: {name} should have {channels} finite values, and has {found.numel()} values")
+    return tuple(found.flatten().double().tolist())
