@@ -8,6 +8,7 @@ from kinetic.build import ClassConfig, build
 from kinetic.data import FlowDataModule
 from kinetic.data.naming import named_data
 from kinetic.data.opening import HOME
+from kinetic.data.vision import MISSING
 from kinetic.errors import KineticError
 from kinetic.store.plain import parse_yaml, read_yaml
 from kinetic.trust import OWN
@@ -58,7 +59,10 @@ def _written(spec: str) -> ClassConfig:
 
 def _opened(config: ClassConfig, shape: tuple[int, ...], note: str = "") -> Data:
     module: FlowDataModule = build(config, base=FlowDataModule, home=HOME, trust=OWN)
-    module.setup()
+    try:
+        module.setup()
+    except KineticError as error:
+        raise KineticError(str(error).replace(MISSING, "pass --data-root FOLDER, which has it")) from None
     if tuple(module.shape) != shape:
         raise KineticError(f"--data has samples of shape {tuple(module.shape)}, but the network makes {shape}")
     return Data(config, module, note)

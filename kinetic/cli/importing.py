@@ -142,10 +142,14 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--size", type=int, metavar="N", help="images of N x N pixels, of a UNet (default 32)")
     sizes.add_argument("--heads", type=int, metavar="N", help="attention heads (default: by width or recipe)")
     sizes.add_argument("--head-channels", type=int, metavar="N", help="channels of one head, of a UNet")
-    sizes.add_argument("--classes", type=int, metavar="N", help="classes: a further row of the table means none of them")
+    sizes.add_argument(
+        "--classes", type=int, metavar="N", help="classes: a further row of the table means none of them"
+    )
     known = parser.add_argument_group("what the file does not know")
     known.add_argument("--data", metavar="SPEC", help=f"its training set, for F_mem: {DATA}")
-    known.add_argument("--data-root", default="data", metavar="DIR", help="where torchvision's data lies (default data)")
+    known.add_argument(
+        "--data-root", default="data", metavar="DIR", help="where torchvision's data lies (default data)"
+    )
     known.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,

@@ -190,6 +190,8 @@ def train(args: list[str]) -> None:
         run = find_run(Path(take(args, "--run.root")[1] or RunSettings().root), spec)
         if take(args, "--run.name")[1] is not None:
             raise KineticError(f"--run.name does not go with --resume: {run.name} keeps its name; leave it out")
+        if SavedConfig.read(run).at("imported") is not None:
+            raise KineticError(f"run {run.name} was imported, so training cannot go on from it: sample from it")
         # what a run folder says is a stranger's word, and only what is typed beside it is trusted
         check_config(run / CONFIG)
         trust = STRANGER.including(tuple(trusted)).opening(typed_values(args))

@@ -19,6 +19,7 @@ from kinetic.trust import ANY
 
 ARRAYS = {"cifar10": "CIFAR10", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 DATASETS = (*ARRAYS, "celeba")
+MISSING = "pass --data.download true or --data.root FOLDER"  # how `train` fetches or finds one
 
 
 class Vision(FlowDataModule):
@@ -80,9 +81,7 @@ class Vision(FlowDataModule):
                     f"{self.name} not found in {self.root}/, and nothing is downloaded for a saved configuration:"
                     " copy its files there"
                 ) from None
-            raise KineticError(
-                f"{self.name} not found in {self.root}/: pass --data.download true or --data.root FOLDER"
-            ) from None
+            raise KineticError(f"{self.name} not found in {self.root}/: {MISSING}") from None
         except Exception as error:  # what damaged files make torchvision raise is no fixed list
             raise self._damaged(" ".join(str(error).split())[:200] or type(error).__name__) from None
 

@@ -56,7 +56,7 @@ def read_checkpoint(
     """Read a checkpoint as tensors and plain types; raises KineticError on anything else, executing nothing.
 
     Every byte is compared with the checksums that torch writes beside them. Objects of the `allowed` classes may occur
-    in it as well: they are made without a call of `__init__`. With `mapped` tensors stay on disk until they are used.
+    in it as well. With `mapped` tensors stay on disk until they are used.
     """
     path = Path(path)
     if not path.is_file():

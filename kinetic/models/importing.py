@@ -107,8 +107,15 @@ def imported(
         classes=found.classes,
         parameters=sum(value.numel() for value in _ours(file.weights, found).values()),
         origin=origin,
-        notes=tuple(found.notes),
+        notes=(*found.notes, *_doubts(file)),
     )
+
+
+def _doubts(file: PublicFile) -> list[str]:
+    """What the keys of a file leave open."""
+    if file.kind != "sit" or "path_type" in file.settings:
+        return []
+    return ["taken for a velocity, though DiT's networks of diffusion, which predict noise, have the same keys"]
 
 
 def _unwanted(file: PublicFile, options: dict[str, Any]) -> None:

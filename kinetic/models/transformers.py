@@ -89,7 +89,9 @@ def _mlp_ratio(shapes: Shapes, width: int, gated: bool) -> float:
     """A ratio by which the hidden width comes out as it is."""
     hidden = shapes.of("blocks.0.mlp.w3.weight", 2)[1] if gated else shapes.of("blocks.0.mlp.fc1.weight", 2)[0]
     wanted = (3 * hidden + 1) // 2 if gated else hidden  # SwiGLU has 2/3 of it
-    fits = (ratio for ratio in (4.0, wanted / width) if (2 * int(ratio * width) // 3 if gated else ratio * width) == hidden)
+    fits = (
+        ratio for ratio in (4.0, wanted / width) if (2 * int(ratio * width) // 3 if gated else ratio * width) == hidden
+    )
     return next(fits, (wanted + 0.5) / width)
 
 

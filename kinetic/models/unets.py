@@ -10,6 +10,7 @@ from kinetic.models.sizes import Shapes, Translation, read_classes
 
 PIXELS = 32  # of an image where nothing says otherwise: a UNet takes images of many sizes
 DATA_PIXELS = {"cifar10": 32, "imagenet": 64}  # what flow_matching's recipes resize to
+MOST_PIXELS = 2**14
 HEAD_CHANNELS = 64  # torchcfm's recipe, and flow_matching's for ImageNet
 
 
@@ -33,9 +34,10 @@ def read_unet(
         raise shapes.fault(f"it makes {outputs} channels of {channels}, as networks of diffusion with a variance do")
     levels, blocks, residual, learned = _levels(shapes)
     widths = [shapes.of(f"input_blocks.{1 + n * (blocks + 1)}.0.out_layers.3.weight", 4)[0] for n in range(levels)]
-    pixels, notes = _pixels(size, settings)
+    pixels, notes = _pixels(size, levels, settings)
     attention = [n for n in range(levels) if f"input_blocks.{1 + n * (blocks + 1)}.1.qkv.weight" in shapes]
     divided, more = _heads(kind, residual, heads, head_channels)
+    _check_heads(divided, {widths[n] for n in [*attention, levels - 1]}, source)
     whole = (shapes.of("label_emb.weight", 2)[0],) if kind == "torchcfm" and "label_emb.weight" in shapes else ()
     known, null, table = read_classes(shapes, "label_emb.weight", classes, whole)
     network: dict[str, Any] = {
@@ -81,14 +83,25 @@ def _levels(shapes: Shapes) -> tuple[int, int, bool, bool]:
     return levels, stages // levels - 1, bool(doubled), not missing
 
 
-def _pixels(size: int | None, settings: dict[str, Any]) -> tuple[int, list[str]]:
+def _pixels(size: int | None, levels: int, settings: dict[str, Any]) -> tuple[int, list[str]]:
+    """The size of images, as told, or by the recipe and with a note."""
     if size is not None:
-        if size < 1:
-            raise KineticError(f"--size must be at least 1, got {size}")
+        if size < 1 or size % (1 << (levels - 1)) or size >= MOST_PIXELS:
+            raise KineticError(f"--size should be a multiple of {1 << (levels - 1)} below {MOST_PIXELS:,}, got {size}")
         return size, []
     named = settings.get("dataset")
     pixels = DATA_PIXELS.get(named, PIXELS) if isinstance(named, str) else PIXELS
     return pixels, [f"images of {pixels} x {pixels}, which its weights do not show (--size)"]
+
+
+def _check_heads(divided: dict[str, Any], widths: set[int], source: str) -> None:
+    """Raise KineticError, which names the option, where attention over some of the widths cannot be divided so."""
+    channels = divided.get("num_head_channels")
+    name, part = ("heads", divided["num_heads"]) if channels is None else ("head-channels", channels)
+    for width in sorted(widths):
+        if part < 1 or width % part:
+            words = f"--{name} {part} does not divide the {width} channels of a level with attention in {source}"
+            raise KineticError(f"{words}; pass another --{name}")
 
 
 def _heads(

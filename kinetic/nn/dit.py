@@ -219,7 +219,9 @@ def check_parts(norm: str, mlp: str, turned: int | None) -> None:
         if value not in kinds:
             raise KineticError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
     if turned is not None and turned % 4:
-        raise KineticError(f"rotary positions turn pairs by row and column: {turned} channels a head do not divide by 4")
+        raise KineticError(
+            f"rotary positions turn pairs by row and column: {turned} channels a head do not divide by 4"
+        )
 
 
 def initialise(name: str, parameter: nn.Parameter) -> None:

@@ -24,7 +24,7 @@ from kinetic.report.balance import balance_section
 from kinetic.report.folder import Run
 from kinetic.report.page import Section, chart, paragraph, picture, render, table, tiles
 from kinetic.report.sources import Unavailable, by_step, number, read_pictures, read_table
-from kinetic.report.words import energy_words, onset_words, where
+from kinetic.report.words import energy_words, imported_words, onset_words, where
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
 
@@ -74,6 +74,8 @@ def _last(curve: Curve | None) -> tuple[float, float]:
 
 
 def _summary(run: Run) -> str:
+    if words := imported_words(run.settings.at("imported")):
+        return words
     kpe, f_mem, onset = (_attempt(run, name) for name in ("kpe", "f_mem", "onset"))
     step, fraction = _last(f_mem)
     try:

@@ -94,3 +94,11 @@ def energy_words(energies: Mapping[int, Any], late: Mapping[int, Any]) -> str:
     if all(map(math.isfinite, parts)):
         text += f"; the share spent after τ went from {percent(parts[0])} to {percent(parts[1])}"
     return paragraph(text + ".")
+
+
+def imported_words(origin: Any) -> str:
+    """Where an imported run came from, and how it is measured; nothing for a run that was trained here."""
+    if not isinstance(origin, dict):
+        return ""
+    text = f"Imported from {origin.get('file')!s:.200}, a checkpoint of {origin.get('kind')!s:.40}: it was trained elsewhere."
+    return paragraph(f"{text} Draw from it with sample.py, whose folder has a report of its own.", "lead")
