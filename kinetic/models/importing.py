@@ -85,7 +85,7 @@ def imported(
     origin = {
         "kind": file.kind,
         "file": Path(path).name,
-        "sha256": sha256(path),
+        "sha256": sha256(Path(path)),
         "states_weights": file.averaged is not None,
     }
     travelled = _path(file)

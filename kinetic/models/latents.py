@@ -37,7 +37,7 @@ class Latents:
 
 
 def read_statistics(path: Path | str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel from a file of tensors `mean` and `std`, of `channels` values each."""
+    """Mean and standard deviation of each of the `channels`, from a file of tensors `mean` and `std`."""
     found = read_checkpoint(path)
     mean, std = (_values(found.get(name), name, channels, f"{path}") for name in ("mean", "std"))
     if min(std) <= 0:

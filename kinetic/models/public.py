@@ -1,4 +1,4 @@
-"""Checkpoints that other projects publish: read without executing anything, told apart by their keys, their names cleaned."""
+"""Checkpoints that other projects publish: read without executing anything, told apart by their keys."""
 
 import argparse
 import re
@@ -65,7 +65,7 @@ def read_public(path: Path | str, *, like: str | None = None) -> PublicFile:
     bounded(state, source)
     averaged, raw = _found(state, source)
     kind = _checked(cast(Kind, like), averaged or raw, source) if like else _recognised(state, averaged or raw, source)
-    settings = next((state[key] for key in ("args", "config") if isinstance(state.get(key), dict)), {})
+    settings: dict[str, Any] = next((state[key] for key in ("args", "config") if isinstance(state.get(key), dict)), {})
     return PublicFile(
         source=source,
         kind=kind,

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Any
 
 from torch import Tensor
@@ -75,7 +76,7 @@ class Translation:
     network: dict[str, Any]
     field: dict[str, Any]
     classes: int | None
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = default(default_factory=list)
 
 
 def read_classes(

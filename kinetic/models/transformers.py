@@ -1,4 +1,4 @@
-"""Sizes of a public transformer (SiT, REPA, LightningDiT) from the shapes of its weights, and its weights under our names."""
+"""Sizes of a public transformer (SiT, REPA, LightningDiT) from the shapes of its weights."""
 
 import math
 import re
@@ -88,11 +88,13 @@ def _heads(shapes: Shapes, weights: Weights, width: int, heads: int | None) -> t
 def _mlp_ratio(shapes: Shapes, width: int, gated: bool) -> float:
     """A ratio by which the hidden width comes out as it is."""
     hidden = shapes.of("blocks.0.mlp.w3.weight", 2)[1] if gated else shapes.of("blocks.0.mlp.fc1.weight", 2)[0]
-    wanted = (3 * hidden + 1) // 2 if gated else hidden  # SwiGLU has 2/3 of it
-    fits = (
-        ratio for ratio in (4.0, wanted / width) if (2 * int(ratio * width) // 3 if gated else ratio * width) == hidden
-    )
-    return next(fits, (wanted + 0.5) / width)
+
+    def comes_out(ratio: float) -> bool:
+        inner = int(width * ratio)
+        return (2 * inner // 3 if gated else inner) == hidden  # as the blocks have it
+
+    wanted = (3 * hidden + 1) // 2 if gated else hidden
+    return next(filter(comes_out, (4.0, wanted / width)), (wanted + 0.5) / width)
 
 
 def _check_waves(weights: Weights, shapes: Shapes, channels: int, grid: int) -> None:

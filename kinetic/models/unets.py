@@ -25,7 +25,7 @@ def read_unet(
     classes: int | None = None,
     settings: dict[str, Any],
 ) -> Translation:
-    """Read the sizes of a UNet off its weights; image size and heads, which they do not show, by the recipe or as told."""
+    """Read the sizes of a UNet off its weights; image size and heads, which they do not show, are told or assumed."""
     shapes = Shapes(weights, source)
     base = shapes.of("time_embed.0.weight", 2)[1]
     channels = shapes.of("input_blocks.0.0.weight", 4)[1]

@@ -152,7 +152,7 @@ class TurnedAttention(Attention):
     """timm's attention, whose queries and keys may be turned by their places."""
 
     def forward(self, x: Tensor, waves: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Map tokens [B, T, width] to tokens; `waves` [2, T, channels of a head] turn queries and keys after their norm."""
+        """Map tokens [B, T, width] to tokens; `waves` [2, T, channels of a head] turn normed queries and keys."""
         if waves is None:
             return super().forward(x)
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -219,9 +219,7 @@ def check_parts(norm: str, mlp: str, turned: int | None) -> None:
         if value not in kinds:
             raise KineticError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
     if turned is not None and turned % 4:
-        raise KineticError(
-            f"rotary positions turn pairs by row and column: {turned} channels a head do not divide by 4"
-        )
+        raise KineticError(f"rotary positions need a multiple of 4 channels a head, got {turned}")
 
 
 def initialise(name: str, parameter: nn.Parameter) -> None:

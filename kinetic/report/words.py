@@ -100,5 +100,6 @@ def imported_words(origin: Any) -> str:
     """Where an imported run came from, and how it is measured; nothing for a run that was trained here."""
     if not isinstance(origin, dict):
         return ""
-    text = f"Imported from {origin.get('file')!s:.200}, a checkpoint of {origin.get('kind')!s:.40}: it was trained elsewhere."
-    return paragraph(f"{text} Draw from it with sample.py, whose folder has a report of its own.", "lead")
+    text = f"Imported from {origin.get('file')!s:.200}, a checkpoint of {origin.get('kind')!s:.40}."
+    more = "It was trained elsewhere. Draw from it with sample.py: each folder of samples has a report of its own."
+    return paragraph(f"{text} {more}", "lead")
