@@ -27,13 +27,13 @@ class BalanceCallback(Monitor):
     """Compares the energy of every validation's samples with the balance of held-out and of training images.
 
     Works with a module that has `path`, `coupling` and `sampling_network`, as `FlowMatching` does, and a data module
-    of `kinetic.data`. It calls the network once for each of at most 2 `images`, under times and noise that are the
-    same in every validation. Writes balance.parquet and balance.json into the trainer's `default_root_dir`, and
+    of `kinetic.data`. It evaluates the network at most 2 `images` times, under times and noise that are the same in
+    every validation. Writes balance.parquet and balance.json into the trainer's `default_root_dir`, and
     balance/* to its loggers. Rows of balance.parquet: over bins of t; with t null, over all times; with a label, of
     that class alone. Where the identity does not hold (guidance, shaped sampling), one line says so.
 
     Args:
-        images: of either kind at most.
+        images: of either kind at most; where there are fewer, each is taken several times, under other noises.
         bins: of t in [0, 1].
     """
 

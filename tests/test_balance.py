@@ -8,13 +8,14 @@ import torch
 
 from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
+from kinetic.flow.field import Field
 from kinetic.flow.integration import integrate
 from kinetic.flow.paths import LINEAR, path
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.shaping import KTS
 from kinetic.memorization.balance import Balance, Spent, energy_balance, refusal
 from kinetic.memorization.estimates import mean_of_samples, mean_over_time
-from kinetic.memorization.image_terms import Images, balance_terms, stratified_times
+from kinetic.memorization.image_terms import Images, balance_terms, image_terms, stratified_times
 from kinetic.tensors import seeded_noise, squared_norm
 from kinetic.training.couplings import pair
 
@@ -86,6 +87,30 @@ def test_interval_holds_what_it_says_over_repetitions():
         scores.append((mean.value - exact) / mean.error)
     assert np.std(scores) == pytest.approx(1, abs=0.2)
     assert abs(np.mean(scores)) < 0.3
+
+
+def test_interval_of_images_that_come_several_times_is_that_of_other_images():
+    """Kills: evaluations of one image taken for those of others (too narrow, as the spread is theirs)."""
+    exact = (D * MU**2 + D * S**2 + D) / 2 - D * math.pi * S / 4
+    field = Field.of(lambda x, t, labels: 3 + gaussian_velocity(x, t), shape=(D,))
+    exact -= D * 3**2 / 2  # a field that is off by c spends the balance less ½‖c‖²
+    scores, narrow = [], []
+    for seed in range(100):
+        x1 = gaussian_images(60, seed)
+        numbers = torch.arange(60)
+        terms = image_terms(field, [(x1[:30], numbers[:30], None), (x1[30:], numbers[30:], None)], **REPEATED)
+        rows = Images.of([terms])
+        assert len(rows) == 240
+        assert np.array_equal(np.bincount(rows.column("image").astype(int)), np.full(60, 4))
+        mean = mean_over_time(rows, rows.balance)
+        scores.append((mean.value - exact) / mean.error)
+        alone = Images(np.concatenate([rows.rows[:, :1], rows.rows[:, :1], rows.rows[:, 2:]], 1))
+        narrow.append(mean_over_time(alone, alone.balance).error / mean.error)
+    assert np.std(scores) == pytest.approx(1, abs=0.25)
+    assert np.mean(narrow) < 0.8
+
+
+REPEATED = {"count": 60, "repeats": 4, "path": LINEAR}
 
 
 def test_controls_and_strata_narrow_the_interval():

@@ -4,19 +4,25 @@ import csv
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from kinetic.callbacks import BalanceCallback
 from kinetic.cli.study import study
 from kinetic.cli.train import train
+from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.memorization.balance import NUMBERS
 from kinetic.memorization.energy_onset import Excess, ExcessHistory, find_energy_onset
+from kinetic.models.opening import open_empirical
 from kinetic.report import write_report
+from kinetic.studies.plane import plane_of
+from kinetic.trust import STRANGER
 from tests.conftest import merged
 from tests.test_ddp import run as started
 
@@ -162,7 +168,10 @@ def test_study_follows_the_closed_form_field_and_refuses_what_does_not_balance(t
     found = json.loads(Path("there/balance.json").read_text())
     assert found["about"]["empirical"] is True
     assert found["held_out"] < found["train"] < found["conditional"]
-    assert "training images of runs/made" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "training images of runs/made" in said
+    assert "there/field.png" in said
+    assert Image.open("there/field.png").size[0] > 1000
     alone = Path("alone.ckpt")
     alone.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     for args, why in (
@@ -174,6 +183,22 @@ def test_study_follows_the_closed_form_field_and_refuses_what_does_not_balance(t
         with pytest.raises(KineticError, match=why):
             study(args)
     assert not (run / "balance").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_field_of_points_leads_to_training_points_where_it_is_their_closed_form(tiny):
+    """Kills: rows swapped, times turned round, endpoints that are velocities."""
+    run = trained(tiny(**TOY))
+    data = open_data(run, STRANGER)
+    found = plane_of(open_empirical(run), data, times=(0.2, 0.98), places=50)
+    assert list(found.endpoints) == ["followed", "training", "held-out"]
+    assert found.places.shape == found.endpoints["held-out"].shape == (2, 50, 2)
+    torch.testing.assert_close(found.endpoints["followed"], found.endpoints["training"])
+    far, near = found.distances("training")
+    assert near < 0.003 < 0.05 < far
+    assert found.distances("held-out")[1] > 10 * near
+    paired = replace(open_empirical(run), coupling="ot")
+    assert list(plane_of(paired, data, places=5).endpoints) == ["followed"]
 
 
 def excesses(*lows: float) -> list[Excess]:

@@ -15,12 +15,13 @@ from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import check_count
 from kinetic.memorization.balance import BINS, NUMBERS, Balance
-from kinetic.plots import BalanceCurves, balance_over_time, save
+from kinetic.plots import BalanceCurves, balance_over_time, endpoints_figure, save
 from kinetic.samples.balance import table_rows
 from kinetic.samples.export import write_columns
 from kinetic.store.files import write_text
 from kinetic.studies.balance import balance_of
 from kinetic.studies.experiment import predictor
+from kinetic.studies.plane import Plane, is_plane, plane_of
 from kinetic.text import aligned, short
 
 USAGE = """usage: kinetic study NAME [RUN] ...
@@ -46,7 +47,13 @@ def _parser() -> Any:
     add_origin(made.add_argument_group("what to follow"))
     group = made.add_argument_group("how much to look at")
     group.add_argument("--num", type=int, default=256, metavar="N", help="samples, with the seeds 0 to N - 1")
-    group.add_argument("--images", type=int, default=1024, metavar="N", help="held-out and training images at most")
+    group.add_argument(
+        "--images",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="held-out and training images at most; fewer are taken several times",
+    )
     group.add_argument("--bins", type=int, default=BINS, metavar="N", help="of the time from 0 to 1")
     group.add_argument("--labels", choices=["balanced"], help="--empirical: the field of each class, all in turn")
     group.add_argument("--batch-size", type=int, default=256, metavar="N", help="samples at a time")
@@ -66,9 +73,10 @@ def _balance(options: Any) -> None:
         raise KineticError(f"{origin.name} lies in no run, so there are no images to balance it with; name a run")
     with naming(options):
         sampler = Sampler(**solver_settings(options))
+    data = open_data(origin.run, trusted(options))
     found = balance_of(
         origin,
-        open_data(origin.run, trusted(options)),
+        data,
         seeds=range(check_count(options.num, "--num")),
         sampler=sampler,
         images=check_count(options.images, "--images"),
@@ -79,8 +87,12 @@ def _balance(options: Any) -> None:
     folder = Path(options.out) if options.out else origin.run / "balance"
     about = {"origin": origin.name, **origin.identity, "num": options.num, "sampler": sampler.to_dict()}
     write_balance(folder, found, about)
+    pictures = f"{folder}/balance.png"
+    if is_plane(data.shape):
+        write_plane(folder, plane_of(origin, data, device=device), about)
+        pictures += f" and {folder}/field.png"
     print(f"\nEnergy balance of {origin.name}\n{balance_text(found)}")
-    print(f"\nLook:  {folder}/balance.png, the numbers in balance.csv and balance.json")
+    print(f"\nLook:  {pictures}, the numbers in balance.csv and balance.json")
 
 
 def write_balance(folder: Path, found: Balance, about: dict[str, Any]) -> None:
@@ -95,6 +107,18 @@ def write_balance(folder: Path, found: Balance, about: dict[str, Any]) -> None:
         balance_over_time({str(about["origin"]): BalanceCurves(*(np.asarray(found.profile[name]) for name in names))}),
         folder / "balance.png",
     )
+
+
+def write_plane(folder: Path, found: Plane, about: dict[str, Any]) -> None:
+    """Write field.png: where the field of points leads, beside what is best for training and for held-out points."""
+    words = {
+        "followed": Path(about["origin"]).name,
+        "training": "closed form of the training points",
+        "held-out": "closed form of held-out points",
+    }
+    ends = {words[name]: points for name, points in found.endpoints.items()}
+    near = {words[name]: found.distances(name) for name in found.endpoints}
+    save(endpoints_figure(found.times, found.places, ends, found.training, distances=near), folder / "field.png")
 
 
 def balance_text(found: Balance) -> str:

@@ -28,16 +28,17 @@ class Mean:
 
 
 def mean_over_time(images: Images, values: Array) -> Mean:
-    """Mean of `values` [n], one an image, over the images and over t in [0, 1].
+    """Mean of `values` [n], one an evaluation, over the images and over t in [0, 1].
 
     The intercept of a least-squares fit to control variates of mean zero: those of the noise, and Legendre
     polynomials in t, which leave to the error only what stratified times leave open. The error is that of the fit,
-    robust to a spread that depends on t (HC1); it is that of other images, times and noises.
+    robust to a spread that depends on t and to what evaluations of one image have in common (CR1, which is HC1 where no
+    image comes twice); it is that of other images, times and noises.
     """
     t = images.column("t")
     degree = min(DEGREE, max(len(t) // 8 - 1, 0))
     over_time = legendre.legvander(2 * t - 1, degree)[:, 1:]
-    return intercept(values, np.concatenate([images.controls(), over_time], 1))
+    return intercept(values, np.concatenate([images.controls(), over_time], 1), images.column("image"))
 
 
 def mean_of_samples(energy: Array, start: Array) -> Mean:
@@ -45,20 +46,25 @@ def mean_of_samples(energy: Array, start: Array) -> Mean:
     return intercept(energy, start[:, None])
 
 
-def intercept(values: Array, controls: Array) -> Mean:
-    """Mean of `values` [n] by a fit to `controls` [n, k] of mean zero; the plain one where there are too few."""
+def intercept(values: Array, controls: Array, groups: Array | None = None) -> Mean:
+    """Mean of `values` [n] by a fit to `controls` [n, k] of mean zero; the plain one where there are too few.
+
+    Values of one of the `groups` [n] may depend on each other; without, none do.
+    """
     n, k = controls.shape
-    if n < 2:
-        return Mean(float(values.mean()) if n else math.nan, math.nan)
     if n < 4 * (k + 1):
-        return Mean(float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)))
+        controls, k = controls[:, :0], 0
+    groups = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(groups.max()) + 1 if n else 0
+    if count < 2:
+        return Mean(float(values.mean()) if n else math.nan, math.nan)
     scale = np.sqrt(np.square(controls).mean(0))
     design = np.concatenate([np.ones((n, 1)), controls / np.where(scale > 0, scale, 1)], 1)
     inverse = np.linalg.pinv(design)
     fitted = inverse @ values
-    left = values - design @ fitted
-    error = math.sqrt(float(np.square(inverse[0] * left).sum()) * n / (n - k - 1))
-    return Mean(float(fitted[0]), error)
+    of_groups = np.bincount(groups, inverse[0] * (values - design @ fitted), minlength=count)
+    freedom = count / (count - 1) * (n - 1) / (n - k - 1)
+    return Mean(float(fitted[0]), math.sqrt(float(np.square(of_groups).sum()) * freedom))
 
 
 def part_between(images: Images, low: float, high: float) -> Images:
@@ -71,4 +77,4 @@ def mean_between(images: Images, values: Array, low: float, high: float) -> Mean
     """Mean of `values` over the images whose time lies in [low, high)."""
     t = images.column("t")
     inside = (t >= low) & (t < high)
-    return intercept(values[inside], images.controls()[inside])
+    return intercept(values[inside], images.controls()[inside], images.column("image")[inside])

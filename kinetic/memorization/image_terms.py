@@ -1,4 +1,4 @@
-"""What real images say about a field: one evaluation of it at each, under a time and noise of its own.
+"""What real images say about a field: evaluations of it at each, every one under a time and noise of its own.
 
 Rows of numbers, on the CPU, from which `memorization.balance` makes balances of any part of the images.
 """
@@ -20,7 +20,7 @@ from kinetic.tensors import generator, seeded_noise, squared_norm
 Array = NDArray[Any]
 
 NOISE = 2**40  # seed of the first image's noise, far from those of samples
-COLUMNS = ("index", "label", "t", "conditional", "power", "product", "noise", "cross")
+COLUMNS = ("index", "image", "label", "t", "conditional", "power", "product", "noise", "cross")
 
 
 def stratified_times(count: int) -> Tensor:
@@ -37,9 +37,10 @@ def balance_terms(
     *,
     path: AffinePath,
     index: Tensor,
+    image: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """Evaluate the field once at each image: float64 [B, 8] on the CPU, one row an image, its columns COLUMNS.
+    """Evaluate the field once at each row: float64 [B, 9] on the CPU, its columns COLUMNS.
 
     Args:
         velocity: called as velocity(xt, t) -> [B, ...].
@@ -47,7 +48,8 @@ def balance_terms(
         x1: images [B, ...].
         t: times [B] in [0, 1).
         path: that the field was trained on.
-        index: number of each image [B].
+        index: number of each evaluation [B].
+        image: number of the image of each [B]; `index`, if None: no image comes twice.
         labels: class of each image [B], for the balance of each class; none is -1.
     """
     sample = path.sample(x0, x1, t)
@@ -55,6 +57,7 @@ def balance_terms(
     u = sample.target
     columns = [
         index.to(u.device),
+        (index if image is None else image).to(u.device),
         torch.full_like(index, -1).to(u.device) if labels is None else labels.to(u.device),
         sample.t,
         squared_norm(u) / 2,
@@ -70,6 +73,8 @@ def balance_terms(
 class Images:
     """What a set of real images says about a field: rows as `balance_terms` makes them, sorted by index.
 
+    An image may come several times, under other times and noises; errors then are those of other images.
+
     `independent` says that noise and images were paired at random, so that the mean of ⟨x0, x1⟩ is known.
     """
 
@@ -78,7 +83,7 @@ class Images:
 
     @classmethod
     def of(cls, parts: "list[Tensor]", *, independent: bool = True) -> "Images":
-        """Put the rows of all processes together, each image once."""
+        """Put the rows of all processes together, each evaluation once."""
         rows = torch.cat(parts).numpy()
         _, first = np.unique(rows[:, 0], return_index=True)
         rows = rows[first]
@@ -94,7 +99,7 @@ class Images:
 
     @property
     def balance(self) -> Array:
-        """⟨u, v⟩ - ½‖v‖² of each image, whose mean is the balance."""
+        """⟨u, v⟩ - ½‖v‖² of each evaluation, whose mean is the balance."""
         return self.column("product") - self.column("power")
 
     def of_class(self, label: int) -> "Images":
@@ -102,7 +107,7 @@ class Images:
         return Images(self.rows[self.column("label") == label], self.independent)
 
     def controls(self) -> Array:
-        """What goes with the values of an image and has mean zero, [n, 1 or 2]."""
+        """What goes with the values of an evaluation and has mean zero, [n, 1 or 2]."""
         names = ("noise", "cross") if self.independent else ("noise",)
         return np.stack([self.column(name) for name in names], 1)
 
@@ -117,31 +122,35 @@ def image_terms(
     *,
     count: int,
     path: AffinePath,
+    repeats: int = 1,
     pairing: Pairing | None = None,
     device: torch.device | str = "cpu",
     precision: str = "32",
 ) -> Tensor:
-    """Evaluate a field once at each image of some chunks, under the time and noise of its number: [n, 8] float64.
+    """Evaluate a field at each image of some chunks, `repeats` times under other times and noises: [n, 9] float64.
 
     Args:
         field: that is judged.
         chunks: of images, see `FlowDataModule.labelled`.
         count: images in all, over all processes.
         path: that the field was trained on.
+        repeats: evaluations of each image.
         pairing: (x0, x1) -> the order [b] in which the images go with the noise; as drawn, if None.
         device: to compute on.
         precision: of the network, as of `draw`.
     """
-    times, parts = stratified_times(count), []
+    times, parts = stratified_times(count * repeats), []
     with torch.no_grad(), evaluating(field.net):
-        for images, index, labels in chunks:
-            x0, x1 = seeded_noise(index + NOISE, images.shape[1:]).to(device), images.to(device)
-            if pairing is not None:
-                order = pairing(x0, x1)
-                x1, labels = x1[order], None if labels is None else labels[order.cpu()]
+        for images, numbers, labels in chunks:
             wanted = labels if field.num_classes is not None else None
-            velocity = velocity_of(field, x1, labels=wanted, precision=precision)
-            parts.append(
-                balance_terms(velocity, x0, x1, times[index].to(device), path=path, index=index, labels=wanted)
-            )
+            for repeat in range(repeats):
+                index, image, x1, own = numbers + repeat * count, numbers, images.to(device), wanted
+                x0 = seeded_noise(index + NOISE, images.shape[1:]).to(device)
+                if pairing is not None:
+                    order = pairing(x0, x1)
+                    x1, image = x1[order], numbers[order.cpu()]
+                    own = None if wanted is None else wanted[order.cpu()]
+                velocity = velocity_of(field, x1, labels=own, precision=precision)
+                t = times[index].to(device)
+                parts.append(balance_terms(velocity, x0, x1, t, path=path, index=index, image=image, labels=own))
     return torch.cat(parts) if parts else torch.empty(0, len(COLUMNS), dtype=torch.float64)

@@ -4,6 +4,7 @@ from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over
 from kinetic.plots.detection import detection_figure
 from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.pareto import Point, pareto_figure
+from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
 from kinetic.plots.training import (
@@ -26,6 +27,7 @@ __all__ = [
     "balance_over_training",
     "compare_grid",
     "detection_figure",
+    "endpoints_figure",
     "energies_figure",
     "energy_ridge",
     "energy_scatter",

@@ -28,6 +28,8 @@ def rows_of_images(
 ) -> tuple[Tensor, Tensor]:
     """This rank's share of the rows of at most `images` held-out and as many training images, see `image_terms`.
 
+    Where there are fewer, each is taken as many times as it goes into `images`, under other times and noises.
+
     Minibatch optimal transport pairs images and noise in batches of the size that training has.
     """
     if data.num_held_out < FEWEST:
@@ -42,7 +44,14 @@ def rows_of_images(
         chunk = data.batch_size if coupling == "ot" else CHUNK
         chunks = data.labelled(held_out=held_out, limit=count, chunk=chunk, rank=rank, world=world)
         pairing = assignment if coupling == "ot" else None
-        settings = {"count": count, "path": path, "pairing": pairing, "device": device, "precision": precision}
+        settings = {
+            "count": count,
+            "path": path,
+            "repeats": max(images // count, 1),
+            "pairing": pairing,
+            "device": device,
+            "precision": precision,
+        }
         found.append(image_terms(field, chunks, **settings))  # type: ignore[arg-type]
     return found[0], found[1]
 
