@@ -1,5 +1,6 @@
 """What happens beside training: measuring, drawing, saving and telling."""
 
+from .artifacts import Artifacts
 from .balance import BalanceCallback
 from .checkpoints import Checkpoints
 from .kpe import KPECallback
@@ -10,6 +11,7 @@ from .schedule import LogSpacedValidation
 from .stopping import StopCleanly
 
 __all__ = [
+    "Artifacts",
     "BalanceCallback",
     "Checkpoints",
     "KPECallback",

@@ -14,6 +14,7 @@ USAGE = """usage: kinetic COMMAND ...
   audit    find suspected copies:         kinetic audit RUN
   report   write the report of a run:     kinetic report RUN
   import   make a run of a public file:   kinetic import FILE
+  export   pass a model on:               kinetic export RUN OUT
 
 kinetic COMMAND --help lists its options."""
 
@@ -26,6 +27,7 @@ COMMANDS = {  # where the function lies that runs a subcommand
     "audit": "kinetic.cli.audit:audit",
     "report": "kinetic.cli.report:report",
     "import": "kinetic.cli.importing:import_file",
+    "export": "kinetic.cli.exporting:export",
 }
 
 

@@ -106,7 +106,9 @@ def add_origin(group: Any) -> None:
     group.add_argument("run", nargs="?", metavar="RUN", help="a run, by name or folder (None: the newest)")
     group.add_argument("--run", dest="run_option", metavar="RUN", help=argparse.SUPPRESS)
     group.add_argument("--root", default="runs", metavar="DIR", help="folder of all runs")
-    group.add_argument("--checkpoint", metavar="FILE", help="a checkpoint instead of a run's last one")
+    group.add_argument(
+        "--checkpoint", metavar="FILE", help="a checkpoint instead of a run's last one, or an exported model"
+    )
     group.add_argument("--weights", metavar="ema|raw", help="averaged weights or those as trained (None: ema)")
     group.add_argument("--empirical", action="store_true", help="the closed-form field of the run's training set")
     group.add_argument(

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import kinetic.callbacks
 import kinetic.nn  # noqa: F401 (short names of classes are looked up among what is imported)
 from kinetic.advice import command
+from kinetic.callbacks.artifacts import Artifacts
 from kinetic.callbacks.checkpoints import Checkpoints
 from kinetic.callbacks.owning import OwnFolder
 from kinetic.callbacks.progress import RunProgress
@@ -150,6 +151,7 @@ class TrainCLI(LightningCLI):
             *([RunProgress()] if config.enable_progress_bar is not False else []),
             StopCleanly(),
             Checkpoints(every_n_steps=settings.checkpoint_every, keep_every_n_steps=settings.keep_every),
+            *([Artifacts()] if settings.log_model else []),
         ]
         # the owner first, since others write once it has; checkpoints last, since they hold what others know
         config["callbacks"] = [self.owner, *(config.get("callbacks") or []), *ours]
@@ -264,7 +266,7 @@ class Training:
     def _loggers(self, resume_step: int | None) -> list[Logger]:
         settings: RunSettings = self.cli.config_init.run
         loggers: list[Logger] = [MetricsCSV(self.path, resume_step=resume_step)]
-        wandb = wandb_logger(self.path, project=settings.project, mode=settings.wandb)
+        wandb = wandb_logger(self.path, project=settings.project, mode=settings.wandb, log_model=settings.log_model)
         if wandb is not None:
             wandb.start()
             loggers.append(wandb)

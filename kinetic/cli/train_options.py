@@ -37,6 +37,7 @@ class RunSettings:
         keep_every: steps between two checkpoints that are kept for good; None keeps none.
         wandb: "auto" logs online where there is an account and a network, else offline.
         project: of Weights & Biases.
+        log_model: give W&B the checkpoints and the report as artifacts when training ends.
         tensorboard: log to TensorBoard as well (needs kinetic-flow[tensorboard]).
     """
 
@@ -46,6 +47,7 @@ class RunSettings:
     keep_every: int | None = None
     wandb: WandbMode = "auto"
     project: str = "kinetic"
+    log_model: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kinetic.build import ClassConfig, build
 from kinetic.errors import KineticError
+from kinetic.models.exported import PREFIXES, read_exported
 from kinetic.models.schema import check_checkpoint, tensors
 from kinetic.store.files import replacing
 from kinetic.trust import STRANGER, Trust
@@ -142,20 +143,17 @@ def load_network(
     network: nn.Module | None = None,
     trust: Trust = STRANGER,
 ) -> LoadedNetwork:
-    """Rebuild the network of a checkpoint that train.py wrote.
+    """Rebuild the network of a checkpoint that train.py wrote, or of an exported model.
 
     Args:
-        path: the checkpoint file.
+        path: the checkpoint file, or the folder of an exported model.
         weights: "ema", "raw", or None for the averaged ones where there are any.
         network: to load the weights into, where the checkpoint does not name the network's class.
         trust: which class the checkpoint may name.
     """
-    state, source = read_checkpoint(path), f"checkpoint {path}"
+    state, source = read_exported(path) if Path(path).is_dir() else read_checkpoint(path), f"checkpoint {path}"
     check_checkpoint(state, source)
-    prefix, which = _prefix(state["state_dict"], weights, path)
-    chosen = {
-        n.removeprefix(prefix).replace(COMPILED, ""): v for n, v in state["state_dict"].items() if n.startswith(prefix)
-    }
+    which, chosen = chosen_weights(state["state_dict"], weights, path)
     if network is None:
         network = network_of(_network_config(state, path), chosen, source=source, trust=trust)
     load_weights(network, chosen, source=source)
@@ -207,13 +205,18 @@ def _at_most(count: int, source: str) -> Iterator[None]:
         handle.remove()
 
 
-def _prefix(names: dict[str, Any], weights: str | None, path: Path | str) -> tuple[str, Literal["ema", "raw"]]:
-    averaged = any(name.startswith("ema.network.") for name in names)
+def chosen_weights(
+    named: dict[str, Tensor], weights: str | None, path: Path | str
+) -> tuple[Literal["ema", "raw"], dict[str, Tensor]]:
+    """The averaged ("ema") or raw weights of a checkpoint's `state_dict`, averaged ones by default, by their names."""
+    averaged, raw = (any(name.startswith(prefix) for name in named) for prefix in PREFIXES.values())
     if weights == "ema" and not averaged:
         raise KineticError(f"checkpoint {path} holds no averaged weights; use --weights raw")
-    if weights == "raw" and not any(name.startswith("net.") for name in names):
+    if weights == "raw" and not raw:
         raise KineticError(f"checkpoint {path} holds averaged weights alone; use --weights ema")
-    return ("ema.network.", "ema") if averaged and weights != "raw" else ("net.", "raw")
+    which: Literal["ema", "raw"] = "ema" if averaged and weights != "raw" else "raw"
+    prefix = PREFIXES[which]
+    return which, {n.removeprefix(prefix).replace(COMPILED, ""): v for n, v in named.items() if n.startswith(prefix)}
 
 
 def _network_config(state: dict[str, Any], path: Path | str) -> ClassConfig:

@@ -14,6 +14,7 @@ from kinetic.flow.empirical import EmpiricalVelocity
 from kinetic.flow.field import Field
 from kinetic.flow.paths import path as affine_path
 from kinetic.models.checkpoint import LoadedNetwork, load_network
+from kinetic.models.exported import WEIGHTS
 from kinetic.models.public import kind_of
 from kinetic.store.files import sha256
 from kinetic.store.runs import CONFIG, LAST, SUBSET, find_run
@@ -75,7 +76,7 @@ def open_run(
 
 
 def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust: Trust = STRANGER) -> Origin:
-    """Open a checkpoint that train.py wrote; its run is the folder it lies in, if that is one."""
+    """Open a checkpoint that train.py wrote; its run is the folder it lies in, if that is one. Or an exported model."""
     checkpoint = Path(checkpoint)
     if weights not in (None, "ema", "raw"):
         raise KineticError(f"unknown weights {weights!r}; choose from ema, raw")
@@ -85,11 +86,11 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
     return Origin(
         field=_field(loaded, f"checkpoint {checkpoint}"),
         run=run,
-        home=(run or checkpoint.parent) / "sampling",
+        home=(run or (checkpoint if checkpoint.is_dir() else checkpoint.parent)) / "sampling",
         name=f"{os.path.relpath(shown)} {_about(loaded)}",
         identity={
             "checkpoint": os.path.relpath(checkpoint),
-            "sha256": sha256(checkpoint),
+            "sha256": sha256(checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint),
             "weights": loaded.weights,
             "step": loaded.step,
         },

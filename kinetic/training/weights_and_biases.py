@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ MEMORY = "wandb-run.json"
 LIMIT = 10.0  # seconds that W&B may take to start, to take one message, or to finish
 INIT = 4.0  # of LIMIT, to start a run online
 FINISH = 6.0  # of LIMIT, to upload what is left
+ARTIFACTS = 1800.0  # seconds to upload checkpoints and the report, where a person asked for that
 TEARDOWN = 2.0  # of LIMIT, to end the service process
 
 
@@ -45,13 +46,15 @@ class QuietWandb(WandbLogger):
         folder: the run folder, which gets a folder wandb/ and the run's id.
         project: of Weights & Biases.
         mode: as of wandb_mode.
+        log_model: give it the time that checkpoints need to be uploaded in the end.
     """
 
     broken = False
 
-    def __init__(self, folder: Path, *, project: str, mode: WandbMode = "auto") -> None:
+    def __init__(self, folder: Path, *, project: str, mode: WandbMode = "auto", log_model: bool = False) -> None:
         super().__init__(name=folder.name, save_dir=folder, project=project)
         self.folder, self.mode = folder, mode
+        self._finish = ARTIFACTS if log_model else FINISH
         self._aside: Aside | None = None
         self._spare: Aside | None = None  # for what is done when Python exits, and threads can no longer be started
         self._core: subprocess.Popen[bytes] | None = None
@@ -128,7 +131,7 @@ class QuietWandb(WandbLogger):
             "silent": True,
             "console": "off",  # what is printed would wait for the service process
             "init_timeout": INIT,
-            "finish_timeout": FINISH,
+            "finish_timeout": self._finish,
             "finish_timeout_raises": True,
             "x_service_wait": INIT,
             "x_transaction_log_flush_interval": 2.0,  # what is lost when the service process is killed
@@ -200,6 +203,19 @@ class QuietWandb(WandbLogger):
         self._guarded(lambda: self.experiment.log({**media, "trainer/global_step": step}))
 
     @rank_zero_only
+    def log_artifact(self, name: str, kind: str, files: Sequence[Path]) -> None:
+        """Give files as one artifact, to be uploaded in the end; never raises."""
+        self._guarded(lambda: self._give(re.sub(r"[^\w.-]", "-", name)[:LONGEST], kind, files))
+
+    def _give(self, name: str, kind: str, files: Sequence[Path]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind)
+        for path in files:
+            artifact.add_file(str(path), name=path.name)
+        self.experiment.log_artifact(artifact)
+
+    @rank_zero_only
     def alert(self, title: str, text: str) -> None:
         """Send an alert; never raises."""
         self._guarded(lambda: self.experiment.alert(title=title, text=text))
@@ -216,10 +232,10 @@ class QuietWandb(WandbLogger):
         upload, said, self.broken = self._upload(), self.broken, True
         lost = None
         try:
-            self._aside(lambda: run.finish(exit_code=exit_code), FINISH + 1)
+            self._aside(lambda: run.finish(exit_code=exit_code), self._finish + 1)
             lost = what_was_lost(run)
         except TimeoutError:
-            lost = f"not all was uploaded in {FINISH:g} s"
+            lost = f"not all was uploaded in {self._finish:g} s"
         except Exception as error:
             lost = brief(error)
         self._teardown(TEARDOWN)
@@ -288,7 +304,7 @@ class Silent:
         pass
 
 
-def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> QuietWandb | None:
+def wandb_logger(folder: Path, *, project: str, mode: WandbMode, log_model: bool = False) -> QuietWandb | None:
     """Make the W&B logger of a run folder, to be started before anything is logged; None when W&B is disabled.
 
     The run id is kept in the folder. An online run is resumed under its id; an offline one cannot be, so it goes on as
@@ -297,7 +313,7 @@ def wandb_logger(folder: Path, *, project: str, mode: WandbMode) -> QuietWandb |
     if mode == "disabled" or (mode == "auto" and MODES.get(os.environ.get("WANDB_MODE", "")) == "disabled"):
         return None
     check_project(project)
-    return QuietWandb(folder, project=project, mode=mode)
+    return QuietWandb(folder, project=project, mode=mode, log_model=log_model)
 
 
 def service_process() -> "subprocess.Popen[bytes] | None":

@@ -1,0 +1,87 @@
+"""Pass a model on: write it as a folder, fetch one from the Hugging Face hub, and put one there."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from kinetic.errors import KineticError, first_line
+from kinetic.flow.field import Field
+from kinetic.models.checkpoint import chosen_weights, read_checkpoint
+from kinetic.models.exported import CARD, CONFIG, KEPT, WEIGHTS, as_json, is_exported
+from kinetic.models.opening import open_checkpoint
+from kinetic.models.schema import check_checkpoint
+from kinetic.store.files import replacing, write_text
+from kinetic.trust import STRANGER, Trust
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+FILES = [WEIGHTS, CONFIG, CARD]
+
+
+def export_checkpoint(checkpoint: Path | str, folder: Path, *, weights: str | None = None) -> dict[str, Any]:
+    """Write weights of a checkpoint, the averaged ones by default, and its settings into `folder`.
+
+    Returns what config.json holds. Raises KineticError where `folder` holds anything else than an exported model.
+    """
+    state, source = read_checkpoint(checkpoint), f"checkpoint {checkpoint}"
+    check_checkpoint(state, source)
+    which, chosen = chosen_weights(state["state_dict"], weights, checkpoint)
+    text = as_json({"weights": which, **{name: state[name] for name in KEPT}}, source)
+    if folder.exists() and not is_exported(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise KineticError(f"{folder} exists already and is no exported model; choose another folder")
+    with replacing(folder / WEIGHTS) as beside:
+        save_file({name: value.contiguous().clone() for name, value in chosen.items()}, beside, {"format": "pt"})
+    write_text(folder / CONFIG, text)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def from_pretrained(name: Path | str, *, revision: str | None = None, trust: Trust = STRANGER) -> Field:
+    """Open an exported model, a folder or a repository USER/NAME of the Hugging Face hub, to be drawn from.
+
+    Nothing in it is executed. A repository is downloaded once, at `revision` or its newest state; KineticError where
+    that fails. `trust` says whose classes the model may name besides Kinetic's.
+    """
+    return open_checkpoint(_fetched(name, revision), trust=trust).field
+
+
+def _fetched(name: Path | str, revision: str | None) -> Path:
+    if Path(name).exists():
+        return Path(name)
+    if not REPOSITORY.fullmatch(str(name)):
+        raise KineticError(f"{name} does not exist, and is no repository of the hub, which is called USER/NAME")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES))
+    except Exception as error:  # no network, no such repository, no access: a dozen classes
+        raise KineticError(f"{name} is no folder here, and the hub did not give it: {first_line(error)}") from None
+
+
+def check_repository(name: str) -> str:
+    """Return the name of a repository of the hub; KineticError for another."""
+    if not REPOSITORY.fullmatch(name):
+        raise KineticError(f"{name!r:.80} is no name of a repository of the hub; pass USER/NAME")
+    return name
+
+
+def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -> str:
+    """Upload an exported model as the repository USER/NAME of the hub, made if need be; returns its address.
+
+    The account is that of `hf auth login`, or of HF_TOKEN.
+    """
+    if not is_exported(folder):
+        raise KineticError(f"{folder} is no exported model: it needs {WEIGHTS} and {CONFIG}")
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        address = api.create_repo(check_repository(repository), private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=FILES)
+    except KineticError:
+        raise
+    except Exception as error:
+        raise KineticError(f"the hub did not take {repository}: {first_line(error)}") from None
+    return str(address)
