@@ -1,9 +1,12 @@
 """The house rule: a file imports only from layers below it."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -101,3 +104,18 @@ def test_import_kinetic_stays_light():
     code = "import kinetic, sys; print([m for m in ('lightning', 'wandb', 'matplotlib', 'timm') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_what_is_imported_is_declared():
+    """Kills: a dependency that only the development group, or another package, happens to bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    declared = {re.split(r"[\[<>=! ]", one)[0].lower().replace("_", "-") for one in wanted}
+    owners = packages_distributions()
+    for path in [*(ROOT / "kinetic").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"kinetic"}:
+                found = {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
+                assert found & declared, f"{path.relative_to(ROOT)} imports {name}, of {found}"
