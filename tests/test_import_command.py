@@ -1,7 +1,9 @@
 """The command `import` as its user meets it: a run that everything else understands, or one line."""
 
 import csv
+import io
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from kinetic.cli import importing, main
 from kinetic.cli.importing import import_file
 from kinetic.cli.sample import sample
+from kinetic.cli.study import study
 from kinetic.cli.train import train
 from kinetic.errors import KineticError
 from kinetic.memorization.training_set import open_training_set
@@ -38,6 +41,23 @@ def photos(folder: Path, count: int = 12) -> None:
     for i in range(count):
         pixels = np.random.default_rng(i).integers(0, 256, (10, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def latents(folder: Path, classes: int = 2) -> None:
+    """Shards with latents of 4 x 8 x 8, of so many classes."""
+    folder.mkdir()
+    with tarfile.open(folder / "train-00000.tar", "w") as tar:
+        for i in range(24):
+            npy = io.BytesIO()
+            np.save(npy, np.random.default_rng(i).standard_normal((4, 8, 8)).astype(np.float32))
+            for name, content in (
+                (f"{i:04d}.npy", npy.getvalue()),
+                (f"{i:04d}.cls", str(i % max(classes, 1)).encode()),
+            ):
+                if classes or name.endswith("npy"):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
 
 
 def settings(run: str) -> dict:
@@ -132,6 +152,10 @@ FAULTS = {
         ["sit.pt", "--heads", "3", "--data", "digits"],
         r"shape \(1, 8, 8\), but the network mak",
     ),
+    "other classes": (
+        ["sit.pt", "--heads", "3", "--data", "latents"],
+        "--data has 2 classes, but the network knows 10",
+    ),
     "no data": (["torchcfm.pt", "--data", "cifar11", *SIZES], "cifar11 is no data set"),
     "data that is not there": (["torchcfm.pt", "--data", "cifar10", *SIZES], "pass --data-root FOLDER"),
     "a recipe without data": (["torchcfm.pt", "--data", "empty.yaml", *SIZES], "needs a section data"),
@@ -144,6 +168,7 @@ FAULTS = {
 def test_faults_are_one_line_and_leave_nothing(here, capsys):
     import_file(["torchcfm.pt", "--name", "taken", *SIZES])
     Path("note.txt").write_text("no checkpoint")
+    latents(Path("latents"))
     Path("empty.yaml").write_text("seed_everything: 1\n")
     for args, message in FAULTS.values():
         with pytest.raises(KineticError, match=message) as refused:
@@ -177,3 +202,14 @@ def test_what_an_imported_run_cannot_do_is_said(here):
     import_file(["averaged.pt", "--name", "averaged", *SIZES])
     with pytest.raises(KineticError, match="holds averaged weights alone; use --weights ema"):
         sample(["averaged", "--weights", "raw", *QUICK])
+
+
+def test_latents_with_classes_are_balanced_and_those_without_are_not(here, capsys):
+    latents(Path("labelled"), 10)
+    latents(Path("plain"), 0)
+    for name in ("labelled", "plain"):
+        import_file(["sit.pt", "--heads", "3", "--data", name, "--name", name])
+    study(["balance", "labelled", "--steps", "2", "--num", "20", "--accelerator", "cpu"])
+    assert "excess" in capsys.readouterr().out
+    with pytest.raises(KineticError, match="knows 10 classes, by which images are asked: these have none"):
+        study(["balance", "plain", "--steps", "2", "--num", "20", "--accelerator", "cpu"])

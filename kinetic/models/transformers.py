@@ -104,5 +104,10 @@ def _check_waves(weights: Weights, shapes: Shapes, channels: int, grid: int) -> 
         raise shapes.fault(f"rotary positions need heads of a multiple of 4 channels, and these have {channels}")
     ours = rotary_waves(channels, grid)
     for name, one, other in zip(ROTARY, theirs, ours, strict=True):
-        if one is None or one.shape != other.shape or one.is_complex() or not torch.allclose(one.float(), other, atol=1e-2):
+        if (
+            one is None
+            or one.shape != other.shape
+            or one.is_complex()
+            or not torch.allclose(one.float(), other, atol=1e-2)
+        ):
             raise shapes.fault(f"its rotary positions ({name}) are none of LightningDiT's")
