@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_a_public_file_becomes_a_run_that_is_sampled_shaped_and_compared(here, c
     assert (
         "Imported torchcfm.pt (torchcfm): UNet of 1.459 M parameters, averaged weights, samples of 3 x 8 x 8." in said
     )
-    assert "6 training images of photos and their mirror images (--no-flip)" in said
+    assert "12 training images of photos and their mirror images (--no-flip), none held out" in said
     assert said.endswith("sample theirs --kts balanced\n")
     assert settings("theirs")["imported"].items() >= {"kind": "torchcfm", "file": "torchcfm.pt"}.items()
     assert str(here) not in Path("runs/theirs/config.yaml").read_text()
@@ -87,7 +88,7 @@ def test_a_public_file_becomes_a_run_that_is_sampled_shaped_and_compared(here, c
     sample(["--compare", "off,balanced", "--no-controls", "--features", "none", *QUICK])
     assert "F_mem" in capsys.readouterr().out
     found = open_training_set(here / "runs/theirs")
-    assert (len(found.names), found.index.flip) == (6, True)
+    assert (len(found.names), found.index.flip, found.null) == (12, True, None)
     assert "Imported from torchcfm.pt, a checkpoint of torchcfm." in write_report(here / "runs/theirs").read_text()
 
 
@@ -100,7 +101,8 @@ def test_latents_and_classes_are_written_down_for_what_comes_after(here, capsys)
     said = capsys.readouterr().out
     assert "guidance acts on the first 3 channels" in said
     assert "DiT's networks of diffusion" not in said  # its settings say that it is none
-    assert open_run("a").field.space == "latents"
+    import_file(["torchcfm.pt", "--name", "b", "--vae", "x", *SIZES])
+    assert open_run("b").field.space == "latents"  # though three channels look like pixels
     import_file(["sit.pt", "--heads", "3"])
     assert "latents" not in settings("latest")
     sample(["--labels", "3", "--guidance", "4", *QUICK])
@@ -208,7 +210,9 @@ def test_latents_with_classes_are_balanced_and_those_without_are_not(here, capsy
     latents(Path("labelled"), 10)
     latents(Path("plain"), 0)
     for name in ("labelled", "plain"):
+        shutil.copy(f"{name}/train-00000.tar", f"{name}/test-00000.tar")
         import_file(["sit.pt", "--heads", "3", "--data", name, "--name", name])
+    assert "24 training images of labelled, 24 others held out" in capsys.readouterr().out
     study(["balance", "labelled", "--steps", "2", "--num", "20", "--accelerator", "cpu"])
     assert "excess" in capsys.readouterr().out
     with pytest.raises(KineticError, match="knows 10 classes, by which images are asked: these have none"):

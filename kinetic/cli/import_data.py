@@ -35,14 +35,15 @@ class Data:
 def open_named(spec: str, *, root: str, shape: tuple[int, ...], pictures: bool, flip: bool | None) -> Data:
     """Open what was typed; KineticError unless it has the shape of the network's samples.
 
-    A recipe or a class says itself how large its pictures are, and whether they are mirrored. Others are brought to
-    `shape` where the network makes `pictures`, which are mirrored as `flip` says; None is for all but digits.
+    A recipe or a class says itself how large its pictures are, whether they are mirrored, and what is held out. Others
+    are brought to `shape` where the network makes `pictures`, which are mirrored as `flip` says; None is for all but
+    digits. None of them are held out, unless there is a test split: the network may have been trained on all.
     """
     if spec.lstrip().startswith("{") or spec.endswith(SUFFIXES):
         return _opened(_written(spec), shape)
     common: dict[str, Any] = {"size": shape[1], "grayscale": shape[0] == 1} if pictures else {}
     mirrored = (pictures and spec != "digits") if flip is None else flip
-    config = named_data(spec, root=root, option="--data", **common, flip=mirrored)
+    config = named_data(spec, root=root, option="--data", **common, flip=mirrored, num_val=0)
     return _opened(config, shape, " and their mirror images (--no-flip)" if mirrored and flip is None else "")
 
 
@@ -64,4 +65,5 @@ def _opened(config: ClassConfig, shape: tuple[int, ...], note: str = "") -> Data
         raise KineticError(str(error).replace(MISSING, "pass --data-root FOLDER, which has it")) from None
     if tuple(module.shape) != shape:
         raise KineticError(f"--data has samples of shape {tuple(module.shape)}, but the network makes {shape}")
-    return Data(config, module, note)
+    held = f"{module.num_held_out:,} others held out" if module.num_held_out else "none held out"
+    return Data(config, module, f"{note}, {held}")
