@@ -112,7 +112,9 @@ def imported(
 
 
 def _doubts(file: PublicFile) -> list[str]:
-    """What the keys of a file leave open."""
+    """What the keys of a file leave open, and what of a recipe is left to whoever samples."""
+    if file.kind == "lightningdit":
+        return ["its own sampler takes Euler steps at times 0.3 t / (1 - 0.7 t); pass such times with --grid"]
     if file.kind != "sit" or "path_type" in file.settings:
         return []
     return ["taken for a velocity, though DiT's networks of diffusion, which predict noise, have the same keys"]
