@@ -92,11 +92,20 @@ def test_a_table_without_a_null_row_samples_but_is_not_guided(tmp_path: Path) ->
     assert (told.field.num_classes, told.field.null_label) == (9, True)
 
 
-@pytest.mark.parametrize(("rows", "classes", "null"), [(1001, 1000, True), (1000, 1000, False), (11, 10, True)])
-def test_a_thousand_rows_are_the_classes_of_imagenet(rows: int, classes: int, null: bool) -> None:
+@pytest.mark.parametrize(
+    ("rows", "settings", "classes", "null"),
+    [
+        (1001, {}, 1000, True),
+        (1000, {}, 1000, False),  # ImageNet's
+        (11, {}, 10, True),
+        (11, {"num_classes": 11}, 11, False),
+        (1000, {"data": {"num_classes": 999}}, 999, True),
+    ],
+)
+def test_whether_a_table_has_a_null_row(rows: int, settings: dict[str, Any], classes: int, null: bool) -> None:
     weights = parity("sit")[0]
     weights["y_embedder.embedding_table.weight"] = torch.zeros(rows, 48)
-    found = read_transformer(weights, "sit", "it", heads=3)
+    found = read_transformer(weights, "sit", "it", heads=3, settings=settings)
     assert (found.classes, found.field.get("null_label", True)) == (classes, null)
 
 
@@ -113,7 +122,7 @@ TRANSFORMERS: list[dict[str, Any]] = [
 def test_sizes_of_transformers_are_read_off(options: dict[str, Any]) -> None:
     with torch.device("meta"):
         net = DiT(**{"depth": 2, **options})
-        found = read_transformer(net.state_dict(), "lightningdit" if "norm" in options else "sit", "it")
+        found = read_transformer(net.state_dict(), "lightningdit" if "norm" in options else "sit", "it", settings={})
         again = DiT(**found.network)
     assert [(k, v.shape) for k, v in again.state_dict().items()] == [(k, v.shape) for k, v in net.state_dict().items()]
     assert again.blocks[0].attn.num_heads == net.blocks[0].attn.num_heads

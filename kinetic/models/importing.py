@@ -77,7 +77,8 @@ def imported(
         network: ClassConfig = {"class_path": "kinetic.nn.UNet", "init_args": found.network}
     else:
         _unwanted(file, {"--size": size, "--head-channels": head_channels})
-        found = read_transformer(file.weights, file.kind, file.source, heads=heads, classes=classes)
+        told = {"heads": heads, "classes": classes}
+        found = read_transformer(file.weights, file.kind, file.source, **told, settings=file.settings)
         shape = (found.network["in_channels"], found.network["input_size"], found.network["input_size"])
         network = {"class_path": "kinetic.nn.DiT", "init_args": found.network}
     state = _state(file, found, network)
