@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,19 @@ NAMES = list(SIZES)
 Arrays = dict[str, Tensor]
 
 
-def parity(name: str) -> tuple[Arrays, Arrays]:
-    """Weights by name, and inputs and outputs by name."""
+@cache
+def fixture(name: str) -> tuple[Arrays, dict[str, Any]]:
+    """What a file in tests/parity holds: tensors by name, and what it says of itself."""
     with np.load(Path(__file__).parent / "parity" / f"{name}.npz") as file:
         arrays = {key: torch.from_numpy(np.asarray(file[key])) for key in file.files if key != "meta"}
+        return arrays, json.loads(str(file["meta"]))
+
+
+def parity(name: str) -> tuple[Arrays, Arrays]:
+    """Weights by name, and inputs and outputs by name."""
+    arrays, _ = fixture(name)
     weights = {key.removeprefix("state/"): value for key, value in arrays.items() if key.startswith("state/")}
     return weights, {key: value for key, value in arrays.items() if not key.startswith("state/")}
-
-
-def parameter_order(name: str) -> list[str]:
-    """The names of flow_matching's parameters in the order of their numbers."""
-    with np.load(Path(__file__).parent / "parity" / f"{name}.npz") as file:
-        return json.loads(str(file["meta"]))["parameter_order"]
 
 
 def published(name: str) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def published(name: str) -> dict[str, Any]:
         state = {"net_model": wrapped(raw), "ema_model": wrapped(weights)}
         return {**state, "sched": {"last_epoch": 3, "lr_lambdas": [None]}, "optim": {}, "step": 400_000}
     if name.startswith("flow_matching"):
-        shadows = {f"shadow_params.{n}": weights[key] for n, key in enumerate(parameter_order(name))}
+        shadows = {f"shadow_params.{n}": weights[key] for n, key in enumerate(fixture(name)[1]["parameter_order"])}
         model = {**{f"model.{key}": raw[key] for key in weights}, "num_updates": torch.tensor(7), **shadows}
         return {"model": model, "optimizer": {}, "lr_schedule": {}, "epoch": 12, "scaler": {}, "args": args}
     if name.startswith("lightningdit"):
