@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,15 @@ from kinetic.nn import DiT, UNet
 Step = Callable[[], None]
 
 
-def torchcfm_unet() -> nn.Module:
-    """Build torchcfm's CIFAR-10 network, without importing the rest of that package."""
-    found = importlib.util.find_spec("torchcfm")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("torchcfm is not installed: uv run --group bench benchmarks/unet_step.py")
-    package = types.ModuleType("torchcfm")
-    package.__path__ = [str(Path(place)) for place in found.submodule_search_locations]
-    sys.modules["torchcfm"] = package
+def torchcfm_unet(**options: Any) -> nn.Module:
+    """Build torchcfm's CIFAR-10 network with further options, without importing the rest of that package."""
+    if "torchcfm" not in sys.modules:
+        found = importlib.util.find_spec("torchcfm")
+        if found is None or not found.submodule_search_locations:
+            sys.exit("torchcfm is not installed: uv run --group bench benchmarks/unet_step.py")
+        package = types.ModuleType("torchcfm")
+        package.__path__ = [str(Path(place)) for place in found.submodule_search_locations]
+        sys.modules["torchcfm"] = package
     from torchcfm.models.unet.unet import UNetModelWrapper  # type: ignore[import-not-found]
 
     return UNetModelWrapper(
@@ -43,6 +45,7 @@ def torchcfm_unet() -> nn.Module:
         num_head_channels=64,
         attention_resolutions="16",
         dropout=0.1,
+        **options,
     )
 
 

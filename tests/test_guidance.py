@@ -1,9 +1,12 @@
 """Classifier-free guidance as a velocity."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from kinetic.flow.field import Field
 from kinetic.flow.guidance import guided
 
 
@@ -61,3 +64,11 @@ def test_guidance_without_classes_or_labels_is_refused() -> None:
     net.num_classes = None
     with pytest.raises(ValueError, match="guidance 2 needs a class-conditional network"):
         guided(net, LABELS, 2.0)
+
+
+def test_channels_beyond_those_that_are_guided_keep_the_velocity_of_their_labels() -> None:
+    field = replace(Field.of(Net()), cfg_channels=3)
+    v = guided(field, LABELS, 4.0)(X, T)
+    assert v[:, :3].tolist() == [[0.25 + 1 + 4 * 9] * 3, [0.5 + 1 + 4 * 29] * 3]
+    assert v[:, 3].tolist() == [10.25, 30.5]
+    assert guided(field, LABELS, 1.0)(X, T)[:, 0].tolist() == [10.25, 30.5]

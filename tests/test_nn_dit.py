@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinetic.nn import DiT
+from kinetic.nn.positions import rotary_waves, rotate
 
 TINY: dict[str, Any] = {"depth": 2, "hidden_size": 32, "num_heads": 4, "input_size": 8}
 
@@ -153,6 +154,9 @@ def test_numbers_override_the_size() -> None:
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"mlp_ratio": 0.0}, "mlp_ratio must be above 0"),
+        ({"norm": "batch"}, "norm must be one of layer, rms, got 'batch'"),
+        ({"mlp": "relu"}, "mlp must be one of gelu, swiglu, got 'relu'"),
+        ({"rotary": True, "num_heads": 16}, "rotary positions need a multiple of 4 channels a head, got 2"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -164,3 +168,33 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"takes \[B, 4, 8, 8\]; set in_channels and input_size to match"):
         DiT(**TINY)(torch.zeros(2, 4, 16, 16), torch.zeros(2))
+
+
+def test_rotary_positions_see_how_far_patches_are_apart_and_in_which_direction() -> None:
+    waves = rotary_waves(8, 4)
+    assert waves.shape == (2, 16, 8)
+    q, k = torch.randn(2, 8, dtype=torch.float64)
+
+    def product(row: int, column: int, other_row: int, other_column: int) -> float:
+        places = [4 * row + column, 4 * other_row + other_column]
+        one, other = (
+            rotate(x.expand(1, 1, 16, 8), waves.double())[0, 0, n] for x, n in zip((q, k), places, strict=True)
+        )
+        return float(one @ other)
+
+    assert product(0, 0, 2, 1) == pytest.approx(product(1, 2, 3, 3), rel=1e-5)
+    assert product(1, 1, 1, 1) == pytest.approx(float(q @ k), rel=1e-5)
+    assert product(0, 0, 2, 1) != pytest.approx(product(0, 0, 1, 2), rel=1e-2)
+    assert product(0, 0, 2, 1) != pytest.approx(product(2, 1, 0, 0), rel=1e-2)
+
+
+def test_blocks_of_lightningdit_are_named_as_its_weights_and_train() -> None:
+    net = DiT(**TINY, norm="rms", mlp="swiglu", rotary=True, qk_norm=True)
+    state = net.state_dict()
+    assert state["blocks.0.mlp.w12.weight"].shape == (2 * 85, 32)  # 2/3 of 128, rounded down
+    assert {"blocks.0.norm1.weight", "final_layer.norm_final.weight", "blocks.1.attn.q_norm.weight"} < set(state)
+    assert not any("waves" in name for name in state)  # computed, not kept
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    net(torch.randn(2, 4, 8, 8), torch.rand(2)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())

@@ -32,19 +32,19 @@ class Data:
     note: str = ""
 
 
-def open_named(spec: str, *, root: str, shape: tuple[int, ...], flip: bool, forced: bool) -> Data:
-    """Open what was typed; KineticError unless its images have the shape of the network's samples.
+def open_named(spec: str, *, root: str, shape: tuple[int, ...], pictures: bool, flip: bool | None) -> Data:
+    """Open what was typed; KineticError unless it has the shape of the network's samples.
 
-    Size, channels and mirror images are those of a recipe or a class where these are named; `flip` holds for the
-    others, for pictures alone unless it is `forced`.
+    A recipe or a class says itself how large its pictures are, whether they are mirrored, and what is held out. Others
+    are brought to `shape` where the network makes `pictures`, which are mirrored as `flip` says; None is for all but
+    digits. None of them are held out, unless there is a test split: the network may have been trained on all.
     """
     if spec.lstrip().startswith("{") or spec.endswith(SUFFIXES):
         return _opened(_written(spec), shape)
-    common: dict[str, Any] = {"size": shape[1], "grayscale": shape[0] == 1}
-    config = named_data(spec, root=root, option="--data", **common)
-    mirrored = flip and (forced or config["class_path"] != "kinetic.data.Digits")
-    config["init_args"] |= {"flip": mirrored}
-    return _opened(config, shape, " and their mirror images (--no-flip)" if mirrored and not forced else "")
+    common: dict[str, Any] = {"size": shape[1], "grayscale": shape[0] == 1} if pictures else {}
+    mirrored = (pictures and spec != "digits") if flip is None else flip
+    config = named_data(spec, root=root, option="--data", **common, flip=mirrored, num_val=0)
+    return _opened(config, shape, " and their mirror images (--no-flip)" if mirrored and flip is None else "")
 
 
 def _written(spec: str) -> ClassConfig:
@@ -65,4 +65,5 @@ def _opened(config: ClassConfig, shape: tuple[int, ...], note: str = "") -> Data
         raise KineticError(str(error).replace(MISSING, "pass --data-root FOLDER, which has it")) from None
     if tuple(module.shape) != shape:
         raise KineticError(f"--data has samples of shape {tuple(module.shape)}, but the network makes {shape}")
-    return Data(config, module, note)
+    held = f"{module.num_held_out:,} others held out" if module.num_held_out else "none held out"
+    return Data(config, module, f"{note}, {held}")

@@ -78,8 +78,14 @@ def _latents(options: Any, found: Imported) -> Latents | None:
 
 def _data(options: Any, found: Imported) -> Data:
     """The training set that was named, at the size and with the channels of the network."""
-    flip = found.kind in UNETS if options.flip is None else options.flip
-    return open_named(options.data, root=options.data_root, shape=found.shape, flip=flip, forced=options.flip is True)
+    pictures = options.vae is None and found.shape[0] in (1, 3)
+    flip = False if options.flip is None and found.kind not in UNETS else options.flip
+    data = open_named(options.data, root=options.data_root, shape=found.shape, pictures=pictures, flip=flip)
+    theirs = data.module.num_classes
+    if found.classes is not None and theirs not in (None, found.classes):
+        fix = "name data of the same classes, or a class with the argument classes: false"
+        raise KineticError(f"--data has {theirs:,} classes, but the network knows {found.classes:,}: {fix}")
+    return data
 
 
 def _config(found: Imported, latents: Latents | None, data: Data | None) -> str:

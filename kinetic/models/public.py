@@ -153,16 +153,21 @@ def _transformer(state: dict[str, Any], names: Weights, source: str) -> Kind:
         return "lightningdit"
     if any(name.startswith(("projectors.", "decoder_blocks.")) for name in names) or "steps" in state:
         return "repa"
-    embedder, last = names[TRANSFORMER], names.get("final_layer.linear.weight")
-    if last is not None and last.shape[0] == 2 * embedder[0].numel():  # it learned a variance as well
+    inputs = names[TRANSFORMER].shape[1:].numel()
+    if _rows(names, "final_layer.linear.weight") == 2 * inputs:  # it learned a variance as well
         return "sit"
     raise Ambiguous(f"{source} may be of sit or of repa, whose time runs the other way: say which with --like")
 
 
 def _is_scaled(names: Weights) -> bool:
     """Whether the embedding of a UNet scales and shifts, for which it has two numbers a channel."""
-    emb, conv = (names.get(f"input_blocks.1.0.{part}.weight") for part in ("emb_layers.1", "out_layers.3"))
-    return emb is not None and conv is not None and emb.shape[0] == 2 * conv.shape[0]
+    emb, conv = (_rows(names, f"input_blocks.1.0.{part}.weight") for part in ("emb_layers.1", "out_layers.3"))
+    return emb == 2 * conv > 0
+
+
+def _rows(names: Weights, name: str) -> int:
+    """Length of a tensor's first axis, 0 where there is none."""
+    return names[name].shape[0] if name in names and names[name].ndim else 0
 
 
 def _checked(kind: Kind, weights: Weights | None, source: str) -> Kind:

@@ -29,9 +29,15 @@ def renamed(weights: Weights) -> Weights:
 
 
 def read_transformer(
-    weights: Weights, kind: Kind, source: str, *, heads: int | None = None, classes: int | None = None
+    weights: Weights,
+    kind: Kind,
+    source: str,
+    *,
+    heads: int | None = None,
+    classes: int | None = None,
+    settings: dict[str, Any],
 ) -> Translation:
-    """Read the sizes of a transformer off the weights that its file holds."""
+    """Read the sizes of a transformer off the weights that its file holds; classes also by what its settings say."""
     shapes = Shapes(renamed(weights), source)
     width, channels, patch, other = shapes.of("x_embedder.proj.weight", 4)
     tokens = shapes.of("pos_embed", 3)[1]
@@ -42,7 +48,7 @@ def read_transformer(
     gated, rms = "blocks.0.mlp.w12.weight" in shapes, "blocks.0.norm1.weight" in shapes
     rotary = ROTARY[0] in weights
     count, notes = _heads(shapes, weights, width, heads)
-    known, null, more = read_classes(shapes, "y_embedder.embedding_table.weight", classes, TABLES)
+    known, null, more = read_classes(shapes, "y_embedder.embedding_table.weight", classes, _whole(settings))
     network: dict[str, Any] = {
         "patch_size": patch,
         "input_size": grid * patch,
@@ -64,6 +70,13 @@ def read_transformer(
     field |= {"cfg_channels": GUIDED[kind]} if known and kind in GUIDED and channels > GUIDED[kind] else {}
     field |= {"time": "data_to_noise"} if kind == "repa" else {}
     return Translation(network=network, field=field, classes=known, notes=[*notes, *more])
+
+
+def _whole(settings: dict[str, Any]) -> tuple[int, ...]:
+    """Rows of a table that has no row for none: as many as the classes that a file states, else ImageNet's."""
+    data = settings.get("data")
+    stated = (data if isinstance(data, dict) else settings).get("num_classes")  # LightningDiT has it under data
+    return (stated,) if isinstance(stated, int) else TABLES
 
 
 def _heads(shapes: Shapes, weights: Weights, width: int, heads: int | None) -> tuple[int, list[str]]:
@@ -104,5 +117,10 @@ def _check_waves(weights: Weights, shapes: Shapes, channels: int, grid: int) -> 
         raise shapes.fault(f"rotary positions need heads of a multiple of 4 channels, and these have {channels}")
     ours = rotary_waves(channels, grid)
     for name, one, other in zip(ROTARY, theirs, ours, strict=True):
-        if one is None or one.shape != other.shape or not torch.allclose(one.float(), other, atol=1e-2):
+        if (
+            one is None
+            or one.shape != other.shape
+            or one.is_complex()
+            or not torch.allclose(one.float(), other, atol=1e-2)
+        ):
             raise shapes.fault(f"its rotary positions ({name}) are none of LightningDiT's")

@@ -37,6 +37,11 @@ def balance_of(
         raise KineticError(f"there is no energy balance: {why}")
     if field.shape != tuple(data.shape):
         raise KineticError(f"the data has shape {tuple(data.shape)}, but {origin.name} makes {field.shape}")
+    if field.num_classes is not None and data.num_classes != field.num_classes:
+        have = data.num_classes or "none"
+        raise KineticError(
+            f"{origin.name} knows {field.num_classes:,} classes, by which images are asked: these have {have}"
+        )
     rows = rows_of_images(field, data, images=images, path=field.path, coupling=origin.coupling, device=device)
     held, train = joined([rows], origin.coupling)
     drawn = _drawn(origin, seeds, sampler, labels=labels, batch_size=batch_size, device=device)
