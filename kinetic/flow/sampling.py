@@ -81,11 +81,16 @@ class Sampler(Solver):
         `kts` may also be the name of a preset, and `noise` a text as on the command line.
         """
         _check_names(values, cls, "sampler")
-        kts = values.get("kts") or "off"
-        shaping = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
         noise = values.get("noise")
         drive = Diffusion.parse(noise) if isinstance(noise, str) else _made(Diffusion, noise, "noise")
-        return cls(**{**values, "kts": shaping, "noise": drive})
+        return cls(**{**values, "kts": shaping_named(values.get("kts")), "noise": drive})
+
+
+def shaping_named(kts: Any) -> KTS:
+    """Build a shaping of the name of a preset or of `KTS.to_dict`'s values; None is off, and a KTS is left as it is."""
+    kts = kts or "off"
+    made: KTS = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
+    return made
 
 
 def _made(kind: Any, values: Any, what: str) -> Any:
