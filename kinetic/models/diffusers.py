@@ -8,13 +8,17 @@ saved with one, import this module first: diffusers looks a class up in modules 
 
 from typing import Any, ClassVar
 
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-    SchedulerMixin,  # noqa: F401  diffusers finds out here that the classes are schedulers
-    UniPCMultistepScheduler,
-)
+try:
+    from diffusers import (
+        DPMSolverMultistepScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FlowMatchHeunDiscreteScheduler,
+        SchedulerMixin,  # noqa: F401  diffusers finds out here that the classes are schedulers
+        UniPCMultistepScheduler,
+    )
+except ModuleNotFoundError as error:
+    remedy = "uv sync --extra diffusers, or pip install kinetic-flow[diffusers]"
+    raise ImportError(f"kinetic.models.diffusers needs the extra ({error}): {remedy}") from None
 
 from kinetic.errors import KineticError
 from kinetic.flow.shaping import KTS

@@ -71,7 +71,7 @@ class Following:
         super().__init__(*args, **kwargs)
         self._check()
         if tau is not None and tau_steps is not None:
-            raise KineticError("tau and tau_steps say the same; leave one out")
+            raise KineticError("tau and tau_steps say the same; give one, and None for the other")
         if tau_steps is not None and not 0 < tau_steps < 1:
             raise KineticError(f"tau_steps is a fraction of the steps, strictly between 0 and 1, got {tau_steps}")
         made = shaping_named(kts)
