@@ -115,9 +115,9 @@ def test_heun_is_heun_with_an_euler_step_at_the_end(kts):
     scheduler = KineticFlowMatchHeunScheduler(shift=2.0, kts=kts)
     x = loop(scheduler, num_inference_steps=6)
     *grid, before, end = scheduler.bounds
-    how = {"kts": scheduler.kts, "average_gain": True}
-    first = integrate(field, NOISE, grid=[*grid, before], method="heun2", start=grid[0], end=before, **how)
-    last = integrate(field, first.x, grid=[before, end], start=before, end=end, **how)
+    how = {"kts": scheduler.kts, "method": "heun2", "end": before}
+    first = integrate(field, NOISE, grid=[*grid, before], start=grid[0], **how)
+    last = integrate(field, first.x, grid=[before, end], start=before, end=end, kts=scheduler.kts, average_gain=True)
     near(x, last.x)
     found = scheduler.trajectory
     near(found.energy, first.energy + last.energy)
@@ -207,7 +207,11 @@ def test_tau_by_steps_lies_where_that_many_steps_have_been_taken():
     near(scheduler.trajectory.energy, follow(scheduler).energy)
     by_time = KineticFlowMatchEulerScheduler(kts="balanced", tau=0.4)
     loop(by_time, sigmas=[1.0, 0.7, 0.5, 0.1])
+    assert by_time.bounds == [0.0, 0.3, 0.5, 0.9, 1.0]  # as they were meant, whatever float32 makes of σ
     assert ": 2 begin before τ = 0.4, the last of them past it, 2 from it on" in by_time.coverage
+    flux_like = KineticFlowMatchEulerScheduler(use_dynamic_shifting=True)
+    loop(flux_like, sigmas=np.linspace(1, 1 / 28, 28), mu=1.15)
+    assert flux_like.coverage.endswith("4 from it on")
 
 
 FAULTS = {

@@ -51,29 +51,18 @@ FLOW: Rules = {
 }
 
 
-class Multistep(Following):
-    """What the methods have in common that keep earlier evaluations, and see each step's end in the next.
-
-    They take the gain at the times that are evaluated, which is of their order, and its mean in the last step alone.
-    """
-
-    trapezoid = True
-    needed: ClassVar[Rules] = FLOW
-
-    def _averages(self, end: float) -> bool:
-        return self.average_gain and end == self.bounds[-1]
-
-
-class KineticUniPCMultistepScheduler(Multistep, UniPCMultistepScheduler):
+class KineticUniPCMultistepScheduler(Following, UniPCMultistepScheduler):
     """UniPC, of Wan, for networks that predict a flow: energies by the trapezoid, in the last step by the left rule."""
 
-    casts = False
+    trapezoid, casts = True, False
+    needed: ClassVar[Rules] = FLOW
     refused: ClassVar[Rules] = {"thresholding": (True, "moves samples off the path of the field")}
 
 
-class KineticDPMSolverMultistepScheduler(Multistep, DPMSolverMultistepScheduler):
+class KineticDPMSolverMultistepScheduler(Following, DPMSolverMultistepScheduler):
     """DPM-Solver++, of Sana, for networks that predict a flow: energies as with UniPC."""
 
+    trapezoid = True
     needed: ClassVar[Rules] = {**FLOW, "algorithm_type": ("dpmsolver++", "follows no ODE of a flow")}
     refused: ClassVar[Rules] = {"thresholding": (True, "moves samples off the path of the field")}
 

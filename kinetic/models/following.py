@@ -36,7 +36,8 @@ class Following:
         kts: name of a preset, a KTS, or what `KTS.to_dict` gives.
         tau: where launch turns into landing, as a time t in (0, 1); None leaves that of `kts`.
         tau_steps: the same as a fraction of the steps, which a shifted grid spends at small t; in (0, 1).
-        average_gain: whether a step takes the mean of the gain over it, in closed form (else η where it starts).
+        average_gain: whether a step of Euler's takes the mean of the gain over it, in closed form (else η where it
+            starts); methods of order two are such in their last step alone, and take η at their evaluations before.
 
     Attributes:
         measures: what is measured; may be set to others before a call.
@@ -181,8 +182,8 @@ class Following:
         return times[index], times[index + 1], False
 
     def _averages(self, end: float) -> bool:
-        """Whether the step to `end` takes the mean of the gain."""
-        return self.average_gain
+        """Whether the step to `end` takes the mean of the gain: one of Euler's, as the last step always is."""
+        return self.average_gain and (not self.trapezoid or end == self.bounds[-1])
 
     def _evaluation(self, output: Tensor, sample: Tensor, start: float, end: float, *, second: bool) -> Evaluation:
         t = end if second else start
