@@ -48,13 +48,13 @@ def made(kind, **config):
     return kind(**(FLOW if multistep else {}), **config)
 
 
-def loop(scheduler, x=NOISE, **steps):
-    """What a pipeline does, with `field` for a network."""
+def loop(scheduler, x=NOISE, *, dtype=None, **steps):
+    """What a pipeline does, with `field` for a network that answers in `dtype` (None: that of x)."""
     scheduler.set_timesteps(**steps)
     inverted = scheduler.config.get("invert_sigmas", False)
     for sigma, timestep in zip(scheduler.sigmas.tolist(), scheduler.timesteps, strict=False):
         t = x.new_full(x.shape[:1], sigma if inverted else 1 - sigma, dtype=torch.float32)
-        v = field(x.float(), t).to(x.dtype)
+        v = field(x.float(), t).to(dtype or x.dtype)
         x = scheduler.step(v if inverted else -v, timestep, x, return_dict=False)[0]
     return x
 
@@ -65,16 +65,17 @@ def follow(scheduler, **options):
     return integrate(field, NOISE, start=bounds[0], end=bounds[-1], **given)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, "mixed"])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
 def test_off_is_the_stock_scheduler_bit_for_bit(kind, dtype):
     ours, theirs = made(kind), made(kind.stock)
-    x = NOISE.to(dtype)
-    assert torch.equal(loop(ours, x, num_inference_steps=5), loop(theirs, x, num_inference_steps=5))
+    x, dtype = (NOISE, torch.bfloat16) if dtype == "mixed" else (NOISE.to(dtype), dtype)
+    stock = loop(theirs, x, dtype=dtype, num_inference_steps=5)
+    assert torch.equal(loop(ours, x, dtype=dtype, num_inference_steps=5), stock)
     assert ours.trajectory.energy.dtype == torch.float32
     assert torch.equal(ours.trajectory.energy, ours.trajectory.field_energy)
     shaped = made(kind, kts="landing")
-    assert loop(shaped, x, num_inference_steps=5).dtype == dtype
+    assert loop(shaped, x, dtype=dtype, num_inference_steps=5).dtype == stock.dtype
 
 
 GRIDS = {

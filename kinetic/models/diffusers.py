@@ -8,6 +8,9 @@ saved with one, import this module first: diffusers looks a class up in modules 
 
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 try:
     from diffusers import (
         DPMSolverMultistepScheduler,
@@ -54,9 +57,12 @@ FLOW: Rules = {
 class KineticUniPCMultistepScheduler(Following, UniPCMultistepScheduler):
     """UniPC, of Wan, for networks that predict a flow: energies by the trapezoid, in the last step by the left rule."""
 
-    trapezoid, casts = True, False
+    trapezoid = True
     needed: ClassVar[Rules] = FLOW
     refused: ClassVar[Rules] = {"thresholding": (True, "moves samples off the path of the field")}
+
+    def _dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
+        return sample.dtype
 
 
 class KineticDPMSolverMultistepScheduler(Following, DPMSolverMultistepScheduler):
@@ -65,6 +71,9 @@ class KineticDPMSolverMultistepScheduler(Following, DPMSolverMultistepScheduler)
     trapezoid = True
     needed: ClassVar[Rules] = {**FLOW, "algorithm_type": ("dpmsolver++", "follows no ODE of a flow")}
     refused: ClassVar[Rules] = {"thresholding": (True, "moves samples off the path of the field")}
+
+    def _dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
+        return torch.promote_types(output.dtype, sample.dtype)
 
 
 KINDS: dict[type, type[Following]] = {

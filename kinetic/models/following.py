@@ -45,7 +45,6 @@ class Following:
 
     stock: ClassVar[Any]  # the class of diffusers
     trapezoid: ClassVar[bool] = False  # whether a step's end is evaluated, too
-    casts: ClassVar[bool] = True  # whether `step` returns the type of what the network predicts
     needed: ClassVar[Rules] = MappingProxyType({})  # options that have to have a value
     refused: ClassVar[Rules] = MappingProxyType({})  # options that must not have one
     measures: tuple[Measure, ...] = (*STANDARD, Gains())
@@ -130,7 +129,7 @@ class Following:
         self._tell(now, end, second=second)
         shaped = model_output if now.gain == 1 else now.gain * _wide(model_output)  # bf16 holds no gain of 1.005
         found = super().step(shaped, timestep, sample, *args, **kwargs)  # type: ignore[misc]
-        x = found[0].to(model_output.dtype) if self.casts else found[0]
+        x = found[0].to(self._dtype(model_output, sample))
         assert self._watch is not None
         self._watch.x = x.detach()
         if isinstance(found, tuple):
@@ -184,6 +183,10 @@ class Following:
     def _averages(self, end: float) -> bool:
         """Whether the step to `end` takes the mean of the gain: one of Euler's, as the last step always is."""
         return self.average_gain and (not self.trapezoid or end == self.bounds[-1])
+
+    def _dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
+        """The type of what their `step` returns, given what the network predicts and the sample."""
+        return output.dtype
 
     def _evaluation(self, output: Tensor, sample: Tensor, start: float, end: float, *, second: bool) -> Evaluation:
         t = end if second else start
