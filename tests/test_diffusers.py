@@ -194,6 +194,9 @@ def test_settings_are_saved_and_copies_go_their_own_way(kind, tmp_path):
     loop(scheduler, 2 * NOISE, num_inference_steps=4)
     assert torch.equal(twin.trajectory.energy, again.trajectory.energy)
     assert not torch.equal(twin.trajectory.energy, scheduler.trajectory.energy)
+    measured = KTS(gains=((0.2, 1.0), (0.8, 0.6)))
+    kind.from_config(scheduler.config, kts=measured).save_pretrained(tmp_path)
+    assert kind.from_pretrained(tmp_path).kts == measured
     other = kind.from_config(scheduler.config, kts="landing", tau=0.7, tau_steps=None)
     assert (other.kts, other.config[next(iter(config))]) == (KTS.preset("landing", tau=0.7), 2.5)
 

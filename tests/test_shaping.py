@@ -175,12 +175,15 @@ def test_the_residual_that_a_landing_leaves() -> None:
     # One training point: what is left of the noise is the product of (1 - η dt/(1-t)), known for 20, 100, 1,000 steps.
     x1, x0 = torch.full((1, 4), 3.0, dtype=F64), torch.randn(2, 4, dtype=F64)
 
-    def residual(name: str, steps: int) -> float:
+    def residual(name: str, steps: int, average: bool = False) -> float:
         kts = KTS.preset(name, alpha=0.01)
-        result = integrate(lambda x, t: (x1 - x) / (1 - t[:, None]), x0, steps=steps, kts=kts)
+        result = integrate(lambda x, t: (x1 - x) / (1 - t[:, None]), x0, steps=steps, kts=kts, average_gain=average)
         return float(((result.x - x1).norm(dim=1) / (x0 - x1).norm(dim=1))[0])
 
     assert [residual("balanced", n) for n in (20, 100, 1000)] == pytest.approx([0.0072, 0.0027, 0.00046], rel=0.03)
+    # The mean over the last step is a smaller gain than the one it starts with: more is left, of few steps above all.
+    means = [residual("balanced", n, average=True) for n in (20, 100, 1000)]
+    assert means == pytest.approx([0.00921, 0.00285, 0.00046], rel=0.01)
 
 
 def test_a_calibrated_gain_is_linear_between_middles_smoothed_and_clipped() -> None:
