@@ -218,6 +218,16 @@ def test_tau_by_steps_lies_where_that_many_steps_have_been_taken():
     assert flux_like.coverage.endswith("4 from it on")
 
 
+@pytest.mark.parametrize(("average", "tau", "said"), [(False, 0.9, 1), (False, 0.5, 0), (True, 0.9, 0)])
+def test_a_landing_that_no_step_sees_is_said(average, tau, said, caplog):
+    scheduler = KineticFlowMatchEulerScheduler(kts="landing", tau=tau, average_gain=average)
+    sigmas = [1.0, 0.75, 0.5, 0.25]
+    x = loop(scheduler, sigmas=sigmas)
+    assert len(caplog.records) == said
+    assert all("the landing does nothing, 4 steps over" in record.getMessage() for record in caplog.records)
+    assert torch.equal(x, loop(KineticFlowMatchEulerScheduler(), sigmas=sigmas)) == bool(said)
+
+
 FAULTS = {
     "a jump": (lambda: KineticFlowMatchEulerScheduler(stochastic_sampling=True), "stochastic_sampling=True jumps"),
     "epsilon": (lambda: KineticUniPCMultistepScheduler(), "prediction_type='epsilon' is that of no flow model"),

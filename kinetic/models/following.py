@@ -107,12 +107,15 @@ class Following:
         """Which times the steps of the latest call cover, and how many fall on each side of τ."""
         if not self.bounds:
             raise KineticError("nothing has been drawn yet: call the pipeline first")
-        late = sum(start >= self.kts.tau - SLACK for start in self.bounds[:-1])
-        steps, tau = len(self.bounds) - 1, self.kts.tau
+        steps, tau, late = len(self.bounds) - 1, self.kts.tau, self._late()
         across = any(start < tau - SLACK and end > tau + SLACK for start, end in pairwise(self.bounds))
         reach = ", the last of them past it" if across else ""
         interval = f"{steps} steps over t in [{self.bounds[0]:.3g}, {self.bounds[-1]:.3g}]"
         return f"{interval}: {steps - late} begin before τ = {tau:.3g}{reach}, {late} from it on"
+
+    def _late(self) -> int:
+        """How many steps begin from τ on."""
+        return sum(start >= self.kts.tau - SLACK for start in self.bounds[:-1])
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
         """Choose the steps of the next call."""
@@ -161,6 +164,8 @@ class Following:
             self.kts = replace(self.kts, tau=self._tau_by_steps(self.tau_steps))
         self._watch = Watch(tau=self.kts.tau, measures=self.measures)
         log.info(self.coverage)
+        if self.kts.beta > 0 and not self.average_gain and not self._late():
+            log.warning("the landing does nothing, %s; use average_gain=True, or tau_steps", self.coverage)
 
     def _tau_by_steps(self, fraction: float) -> float:
         steps = len(self.bounds) - 1
