@@ -2,7 +2,9 @@
 
 import copy
 import csv
+import importlib
 import inspect
+import sys
 from dataclasses import replace
 from functools import partial, wraps
 from itertools import pairwise
@@ -239,6 +241,8 @@ FAULTS = {
     "tau twice": (lambda: KineticFlowMatchEulerScheduler(tau=0.5, tau_steps=0.5), "and None for the other"),
     "tau_steps": (lambda: KineticFlowMatchEulerScheduler(tau_steps=1.0), "strictly between 0 and 1, got 1.0"),
     "preset": (lambda: KineticFlowMatchEulerScheduler(kts="soft"), "unknown KTS preset 'soft'"),
+    "no preset": (lambda: KineticFlowMatchEulerScheduler(kts=3), "kts is the name of a preset, .* got 3"),
+    "a time of its own": (lambda: one_step(KineticFlowMatchEulerScheduler(), 5.5), "5.5 is none of"),
     "nothing yet": (lambda: KineticFlowMatchEulerScheduler().trajectory, "nothing has been drawn yet"),
     "no pipeline": (lambda: watch(torch.nn.Linear(1, 1)), "a Linear without one"),
     "no flow": (
@@ -261,9 +265,9 @@ FAULTS = {
 }
 
 
-def one_step(scheduler, **options):
+def one_step(scheduler, timestep=None, **options):
     scheduler.set_timesteps(4)
-    scheduler.step(NOISE, scheduler.timesteps[0], NOISE, **options)
+    scheduler.step(NOISE, scheduler.timesteps[0] if timestep is None else timestep, NOISE, **options)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -272,6 +276,13 @@ def test_what_is_no_flow_is_refused_in_one_line(fault):
     with pytest.raises(KineticError, match=words) as caught:
         act()
     assert "\n" not in str(caught.value)
+
+
+def test_without_the_extra_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.delitem(sys.modules, "kinetic.models.diffusers")
+    with pytest.raises(ImportError, match="needs the extra .*: uv sync --extra diffusers"):
+        importlib.import_module("kinetic.models.diffusers")
 
 
 @pytest.mark.parametrize("kts", ["off", "balanced", "landing"])

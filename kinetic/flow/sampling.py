@@ -89,7 +89,9 @@ class Sampler(Solver):
 def shaping_named(kts: Any) -> KTS:
     """Build a shaping of the name of a preset or of `KTS.to_dict`'s values; None is off, and a KTS is left as it is."""
     kts = kts or "off"
-    made: KTS = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
+    made = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
+    if not isinstance(made, KTS):
+        raise KineticError(f"kts is the name of a preset, or the fields of a KTS, got {kts!r:.80}")
     return made
 
 

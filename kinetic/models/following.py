@@ -98,7 +98,7 @@ class Following:
 
         It can be read in `callback_on_step_end`. Raises KineticError before the first step.
         """
-        if self._watch is None:
+        if self._watch is None or self._watch.x is None:
             raise KineticError("nothing has been drawn yet: call the pipeline first")
         return self._watch.trajectory()
 
@@ -151,7 +151,10 @@ class Following:
     def _begin(self, timestep: Any) -> None:
         """Begin a call: read the times once, which may lie on a device, and find τ."""
         if self.step_index is None:
-            self._init_step_index(timestep)  # type: ignore[attr-defined]
+            try:
+                self._init_step_index(timestep)  # type: ignore[attr-defined]
+            except IndexError:
+                raise KineticError(f"{timestep} is none of the scheduler's timesteps") from None
         sigmas = self.sigmas.tolist()
         inverted = self._inverted
         times = [round(sigma if inverted else 1 - sigma, 7) for sigma in sigmas]  # a σ of 0.4 in float32 is t = 0.6
