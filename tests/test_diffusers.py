@@ -281,7 +281,7 @@ def test_what_is_no_flow_is_refused_in_one_line(fault):
 def test_without_the_extra_the_import_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.delitem(sys.modules, "kinetic.models.diffusers")
-    with pytest.raises(ImportError, match="needs the extra .*: uv sync --extra diffusers"):
+    with pytest.raises(ImportError, match=r"needs the extra .*: uv sync --extra diffusers"):
         importlib.import_module("kinetic.models.diffusers")
 
 
