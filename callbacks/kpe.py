@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.samples.summary import summary
 from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
 
@@ -18,7 +19,6 @@ from .collecting import Monitor, collector_of, gather, validation_table
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble
 
-QUANTILES = (5, 25, 50, 75, 95)
 COLUMNS = {  # of the tables, at least
     "kpe": ("epoch", "seed", "label", "energy"),
     "profiles": ("epoch", "t", "mean", "q25", "q75"),
@@ -140,17 +140,6 @@ class KPECallback(Monitor):
         for name, columns in rows.items():
             self._files[name].write(step, columns, about=about)
             say_trouble(trainer, self._files[name])
-
-
-def summary(table: SampleTable) -> dict[str, float]:
-    """Moments and quantiles of the finite samples' energies, and the mean of every other column."""
-    numbers = {"kpe/nonfinite": float((~table.finite).sum())}
-    energy = table.finite_column("energy")
-    if not len(energy):
-        return numbers
-    numbers |= {"kpe/mean": float(energy.mean()), "kpe/std": float(energy.std())}
-    numbers |= {f"kpe/q{q:02d}": float(np.percentile(energy, q)) for q in QUANTILES}
-    return numbers | {f"kpe/{name}": table.mean(name) for name in table.columns if name != "energy"}
 
 
 def rows_of(table: SampleTable, epoch: int) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kinetic.cli import COMMANDS, main
@@ -23,7 +25,23 @@ TRAININGS = [line for line in COMMAND_LINES if line.startswith("uv run train.py 
 def test_python_snippet_runs(code, tiny):
     if "open_run" in code:  # there has to be one
         train(["--config", str(tiny(trainer={"max_steps": 2}, model={"samples": {"num": 0}}))])
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    known = {"pipe": Pipe()} if "pipe.scheduler" in code else {}
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme", **known})
+
+
+class Pipe:
+    """What README calls a pipeline: a scheduler of diffusers, and no network to speak of."""
+
+    def __init__(self):
+        diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
+        self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+    def __call__(self, prompt, *, num_inference_steps):
+        x = torch.randn(2, 4, 8, 8)
+        self.scheduler.set_timesteps(num_inference_steps)
+        for timestep in self.scheduler.timesteps:
+            x = self.scheduler.step(x, timestep, x).prev_sample
+        return SimpleNamespace(images=x)
 
 
 def test_every_command_is_one_that_exists():

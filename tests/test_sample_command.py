@@ -250,8 +250,10 @@ def test_data_that_changed_is_no_reference(at, capsys):
 
 def test_one_sample_again(at, capsys):
     run = at("classes")
-    options = ["--kts", "balanced", "--labels", "3,7", *QUICK]
+    options = ["--kts", "balanced", "--average-gain", "--labels", "3,7", *QUICK]
     sample([*options, "--num", "6"])
+    record = yaml.safe_load((run / "sampling/balanced/sample.yaml").read_text())
+    assert record["settings"]["samplers"]["samples"]["average_gain"] is True
     capsys.readouterr()
     sample([*options, "--index", "5"])
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line)
@@ -313,6 +315,7 @@ def test_own_network_needs_to_be_trusted(at, capsys):
 
 FAULTS = [
     (["--method", "eular"], "euler, midpoint"),
+    (["--method", "rk4", "--average-gain"], "--average-gain is for the methods euler, midpoint, heun2"),
     (["--kts", "blanced"], "off, balanced, launch, landing"),
     (["--compare", "off,blanced"], "off, balanced, launch, landing"),
     (["--labels", "3"], "unconditional"),

@@ -1,14 +1,17 @@
 """Kinetic trajectory shaping: the gain, its limits, and what it does to a motion with an exact answer."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 from kinetic.errors import KineticError
+from kinetic.flow.field import Field
 from kinetic.flow.integration import integrate
-from kinetic.flow.sampling import Sampler
+from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import FORMS, KTS, PRESETS, calibrated, shaped
+from kinetic.tensors import seeded_noise
 
 F64 = torch.float64
 
@@ -172,12 +175,15 @@ def test_the_residual_that_a_landing_leaves() -> None:
     # One training point: what is left of the noise is the product of (1 - η dt/(1-t)), known for 20, 100, 1,000 steps.
     x1, x0 = torch.full((1, 4), 3.0, dtype=F64), torch.randn(2, 4, dtype=F64)
 
-    def residual(name: str, steps: int) -> float:
+    def residual(name: str, steps: int, average: bool = False) -> float:
         kts = KTS.preset(name, alpha=0.01)
-        result = integrate(lambda x, t: (x1 - x) / (1 - t[:, None]), x0, steps=steps, kts=kts)
+        result = integrate(lambda x, t: (x1 - x) / (1 - t[:, None]), x0, steps=steps, kts=kts, average_gain=average)
         return float(((result.x - x1).norm(dim=1) / (x0 - x1).norm(dim=1))[0])
 
     assert [residual("balanced", n) for n in (20, 100, 1000)] == pytest.approx([0.0072, 0.0027, 0.00046], rel=0.03)
+    # The mean over the last step is a smaller gain than the one it starts with: more is left, of few steps above all.
+    means = [residual("balanced", n, average=True) for n in (20, 100, 1000)]
+    assert means == pytest.approx([0.00921, 0.00285, 0.00046], rel=0.01)
 
 
 def test_a_calibrated_gain_is_linear_between_middles_smoothed_and_clipped() -> None:
@@ -223,3 +229,65 @@ def test_a_calibrated_gain_is_saved_as_numbers_and_others_as_they_were() -> None
 def test_gains_that_cannot_be_are_refused(make, words: str) -> None:
     with pytest.raises(KineticError, match=words):
         make()
+
+
+SHAPINGS = [KTS(0.3, 0.02, launch=a, landing=b) for a in FORMS for b in FORMS]  # type: ignore[arg-type]
+SHAPINGS += [KTS(0.2, 0.1, tau=0.35, k=0.7, launch="exponential"), KTS(gains=((0.1, 1.2), (0.5, 0.4), (0.9, 0.8)))]
+
+
+@pytest.mark.parametrize("kts", SHAPINGS)
+def test_the_mean_gain_is_the_integral_over_the_step(kts: KTS) -> None:
+    for start, end in [(0.0, 0.07), (0.1, 0.55), (0.3, 0.9), (0.6, 0.85), (0.93, 1.0), (0.0, 1.0)]:
+        t = start + (end - start) * (torch.arange(20_000, dtype=F64) + 0.5) / 20_000
+        assert kts.mean_gain(start, end) == pytest.approx(float(kts.gain(t).mean()), abs=2e-5)  # a jump costs 1e-5
+        assert kts.mean_gain(end, start) == kts.mean_gain(start, end)
+    assert kts.mean_gain(0.3, 0.3) == kts.gain(0.3)
+    assert kts.mean_gain(0.7, 0.7 + 1e-6) == pytest.approx(kts.gain(0.7), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2"])
+@pytest.mark.parametrize("grid", [(0.0, 0.1, 0.45, 0.8, 1.0), (0.0, 1.0)])
+def test_with_the_mean_gain_few_steps_go_as_far_as_many(method: str, grid: tuple[float, ...]) -> None:
+    kts, c = KTS.preset("balanced", alpha=0.3), torch.randn(4, 3, dtype=F64)
+    means = [kts.mean_gain(a, b) for a, b in pairwise(grid)]
+    lengths = [b - a for a, b in pairwise(grid)]
+    found = integrate(
+        lambda x, t: c, torch.zeros(4, 3, dtype=F64), method=method, grid=grid, kts=kts, average_gain=True
+    )
+    torch.testing.assert_close(found.x, c * kts.mean_gain(0, 1), rtol=1e-12, atol=0)
+    spent = sum(dt * mean**2 for dt, mean in zip(lengths, means, strict=True))  # of the gain that was applied
+    torch.testing.assert_close(found.energy, 0.5 * c.square().sum(1) * spent, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.field_energy, 0.5 * c.square().sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("method", ["midpoint", "heun2"])
+def test_the_mean_gain_leaves_methods_of_order_two_their_order(method: str) -> None:
+    kts, x0 = KTS(0.4, 0.3, tau=0.5, landing="linear"), torch.randn(4, 3, dtype=F64)
+
+    def end(how: str, steps: int, average: bool = True) -> torch.Tensor:
+        options = {"method": how, "steps": steps, "kts": kts, "average_gain": average}
+        return integrate(lambda x, t: torch.sin(2 * x) + t[:, None], x0, **options).x  # type: ignore[arg-type]
+
+    true = end("rk4", 512, average=False)
+    errors = [float((end(method, steps) - true).abs().max()) for steps in (16, 32)]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["heun3", "rk4", "dopri5"])
+def test_the_mean_gain_is_refused_where_it_would_cost_the_order(method: str) -> None:
+    with pytest.raises(KineticError, match=f"euler, midpoint, heun2; {method} takes the gain at every evaluation"):
+        Sampler(method=method, average_gain=True)
+    with pytest.raises(KineticError, match="average_gain is for the methods"):
+        integrate(lambda x, t: x, torch.zeros(1, 2), method=method, average_gain=True)
+
+
+def test_the_mean_gain_is_a_setting_of_samplers_that_is_drawn_saved_and_shown() -> None:
+    sampler = Sampler(steps=4, kts=KTS.preset("landing"), average_gain=True)
+    assert Sampler.from_dict(sampler.to_dict()) == sampler
+    assert "average_gain" not in Sampler(steps=4).to_dict()  # so that earlier identities hold
+    ones = Field(lambda x, t, labels: torch.ones_like(x), shape=(3,))
+    drawn = draw(ones, range(2), sampler=sampler)
+    torch.testing.assert_close(drawn.x, seeded_noise(range(2), (3,)) + sampler.kts.mean_gain(0, 1))
+    torch.testing.assert_close(1.5 * (sampler.gains(drawn.times) ** 2).mean(), drawn.energy[0].double())
+    assert Sampler(steps=4).gains(drawn.times) is None
+    assert Sampler(steps=4, kts=sampler.kts).gains(drawn.times).tolist() == sampler.kts.gain(drawn.times).tolist()

@@ -13,6 +13,7 @@ from jsonargparse import DefaultHelpFormatter
 from kinetic.errors import KineticError
 from kinetic.flow.integration import Solver
 from kinetic.flow.shaping import FORMS, KTS, PRESETS
+from kinetic.flow.solvers import AVERAGING
 from kinetic.store.plain import check_yaml
 
 CALIBRATED = "calibrated"
@@ -121,7 +122,11 @@ def add_shaping(parser: jsonargparse.ArgumentParser) -> None:
     group.add_argument("--k", type=float, metavar="K", help="rate of the exponential forms")
     group.add_argument("--launch-form", type=str, metavar="FORM", help=f"{', '.join(FORMS)}")
     group.add_argument("--landing-form", type=str, metavar="FORM", help=f"{', '.join(FORMS)}")
-
+    group.add_argument(
+        "--average-gain",
+        action="store_true",
+        help=f"each step takes the mean of the gain over it, in closed form; with {', '.join(AVERAGING)}",
+    )
     group.add_argument(
         "--floor",
         type=float,

@@ -12,7 +12,6 @@ from typing import Any
 from kinetic.advice import command
 from kinetic.cli.composed_options import COMPOSED, settings_named
 from kinetic.data.progress import progress
-from kinetic.flow.shaping import KTS
 from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.real import LEAST
@@ -91,8 +90,7 @@ def _single(work: Work) -> dict[str, SampleTable]:
     tables = collect(work.job, work.plan, training_set=work.training_set, files=files)
     table = tables[SINGLE]
     write_csv(folder / "energies.csv", tables)
-    sampler = work.job.samplers[SINGLE]  # under noise the figure has the power of the field alone
-    draw_energies(folder / "energies.png", table, sampler.kts if sampler.noise is None else KTS(tau=sampler.kts.tau))
+    draw_energies(folder / "energies.png", table, work.job.samplers[SINGLE])
     print(_energies(table))
     if work.training_set is not None:
         print(_copies(table, work.training_set))

@@ -90,7 +90,8 @@ class Choices:
         with naming(self.options):
             shaping = calibrated or shaping_of(self.options, kts)
             noise = None if self.options.noise is None else Diffusion.parse(self.options.noise)
-            return Sampler(**solver_settings(self.options), guidance=self.options.guidance, kts=shaping, noise=noise)
+            how = {"guidance": self.options.guidance, "average_gain": self.options.average_gain}
+            return Sampler(**solver_settings(self.options), **how, kts=shaping, noise=noise)
 
     @cached_property
     def _calibrated(self) -> KTS:

@@ -129,6 +129,20 @@ class PowerProfile(Recording):
         return torch.stack(state) if state else end.x.new_empty((0, end.x.shape[0]))
 
 
+class Gains(Recording):
+    """The gain η that each step was taken with, [steps] on the CPU."""
+
+    name = "gain"
+
+    def step(self, state: Any, now: Evaluation, dt: float) -> list[float]:
+        """Note the gain."""
+        return [*(state or ()), now.gain]
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return the gains."""
+        return torch.tensor(state or (), dtype=torch.float64, device="cpu")
+
+
 @dataclass(frozen=True)
 class Path(Recording):
     """The states of the first `count` samples at the start of each step and at the end, [steps + 1, count, ...]."""

@@ -16,7 +16,7 @@ from kinetic.flow.measures import Arrival, Measure, Recording, checked
 from kinetic.flow.motion import Motion
 from kinetic.flow.paths import LINEAR
 from kinetic.flow.shaping import KTS
-from kinetic.flow.solvers import FIXED, Noise, StepHook, walk
+from kinetic.flow.solvers import AVERAGING, FIXED, Noise, StepHook, walk
 from kinetic.flow.stochastic import Driven
 from kinetic.flow.trajectory import Trajectory
 
@@ -72,6 +72,7 @@ def integrate(
     rtol: float | None = None,
     atol: float | None = None,
     kts: KTS = OFF,
+    average_gain: bool = False,
     start: float = 0.0,
     end: float = 1.0,
     measures: Sequence[Measure] = STANDARD,
@@ -87,7 +88,8 @@ def integrate(
     float32, or float64 if `x0` is. `solver` says how to integrate (see `Solver`); method, steps, grid, rtol and atol
     override it. With a fixed method each row depends on its own start alone and the host never waits for the device;
     an adaptive one follows its tolerances over the whole batch, at most `max_steps` to either side of τ. η is taken at
-    the times that the solver evaluates. With `end` before `start` the way is gone backwards.
+    the times that the solver evaluates, or with `average_gain` (for euler, midpoint and heun2) is its mean over each
+    step; energies go by the gain that was applied. With `end` before `start` the way is gone backwards.
 
     `measures` are told of every step, and their rates are integrated with the order of the method. Energies split at
     `kts.tau`. On a fixed grid that does not hold τ, the integrals at τ are interpolated linearly inside the step, which
@@ -99,6 +101,7 @@ def integrate(
     given = {"method": method, "steps": steps, "grid": grid, "rtol": rtol, "atol": atol}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     solver = replace(_plain(solver), **chosen)
+    check_average(solver.method, average_gain)
     times = solver.times(start, end)
     asked = (*measures, Path(keep_path)) if keep_path else tuple(measures)
     checked(asked)
@@ -106,9 +109,8 @@ def integrate(
     drive = None if driven is None else driven.along(times, method=solver.method)
     x0 = x0 if x0.dtype == torch.float64 else x0.float()
     if solver.method in FIXED:
-        last, at_tau = walk(
-            motion, x0, times, method=solver.method, tau=kts.tau, drive=drive, noise=noise, on_step=on_step
-        )
+        how: dict[str, Any] = {"drive": drive, "noise": noise, "on_step": on_step, "average_gain": average_gain}
+        last, at_tau = walk(motion, x0, times, method=solver.method, tau=kts.tau, **how)
         x, sums = last.x, last.sums
     else:
         _refuse_for_adaptive(solver.method, noise, on_step)
@@ -117,6 +119,13 @@ def integrate(
     integrals = _named(motion, sums if forwards or sums is None else -sums)
     early = integrals if max(start, end) <= kts.tau else _named(motion, _early(sums, at_tau, forwards=forwards))
     return _trajectory(motion, Arrival(end, x, integrals, early), times)
+
+
+def check_average(method: str, average_gain: bool) -> None:
+    """Raise KineticError where the gain is to be averaged over the steps of a method that cannot."""
+    if average_gain and method not in AVERAGING:
+        takes = f"{method} takes the gain at every evaluation"
+        raise KineticError(f"average_gain is for the methods {', '.join(AVERAGING)}; {takes}, leave it out")
 
 
 def _plain(solver: Solver | None) -> Solver:

@@ -21,7 +21,8 @@ class IntegrationError(KineticError):
 class Motion:
     """Evaluates `velocity` for a whole batch under the gain of `kts`; `nfe` counts the networks that were evaluated.
 
-    `half` is g²/2 in a step with noise, and the score is that of `path`.
+    `half` is g²/2 in a step with noise, and the score is that of `path`. `held` is a gain that holds for a whole step,
+    in the place of η at the times that are evaluated; None where there is none.
     """
 
     def __init__(self, velocity: Velocity, kts: KTS, measures: Sequence[Measure], *, path: AffinePath = LINEAR) -> None:
@@ -29,6 +30,7 @@ class Motion:
         self.measures = tuple(measures)
         self.rates = tuple(measure for measure in self.measures if isinstance(measure, Rate))
         self._gain: Callable[[float], float] = (lambda t: 1.0) if kts.is_off else kts.gain
+        self.held: float | None = None
         self.nfe = 0
         self.states: dict[str, Any] = dict.fromkeys((measure.name for measure in self.measures), None)
         # Most measures do one thing alone: no others are asked.
@@ -54,6 +56,7 @@ class Motion:
         self.nfe += calls
         v = v if v.dtype is x.dtype else v.to(x.dtype)
         pull = self.half * self.path.convert(v, x, time, given="velocity", to="score") if self.half else None
+        gain = self.held if gain is None else gain
         now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain, parts=parts, pull=pull)
         for measure in self._looking:
             self.states[measure.name] = measure.look(self.states[measure.name], now)

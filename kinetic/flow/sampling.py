@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field, Network, Velocity, evaluating, in_precision
 from kinetic.flow.grids import time_grid
 from kinetic.flow.guidance import guided
-from kinetic.flow.integration import Solver, integrate
+from kinetic.flow.integration import Solver, check_average, integrate
 from kinetic.flow.measures import Measure, Probe
 from kinetic.flow.paths import AffinePath
 from kinetic.flow.shaping import KTS
@@ -29,12 +30,14 @@ class Sampler(Solver):
     Attributes:
         guidance: scale of classifier-free guidance; 1 is none.
         kts: shaping of the motion.
+        average_gain: whether each step of euler, midpoint or heun2 takes the mean of the gain over it.
         end: time in (0, 1] at which the flow is stopped.
         noise: that drives the samples on the way, for the methods euler and heun2; none is the ODE.
     """
 
     guidance: float = 1.0
     kts: KTS = field(default_factory=lambda: KTS.preset("off"))
+    average_gain: bool = False
     end: float = 1.0
     noise: Diffusion | None = None
 
@@ -47,6 +50,16 @@ class Sampler(Solver):
             raise KineticError(f"guidance must be a finite number, got {self.guidance}")
         if self.noise is not None:
             check_method(self.method)
+        check_average(self.method, self.average_gain)
+
+    def gains(self, times: Tensor) -> Tensor | None:
+        """The gains [steps] of the steps that start at `times` and end with the last at `end`; None where all are 1."""
+        if self.kts.is_off:
+            return None
+        if not self.average_gain:
+            return self.kts.gain(times)
+        bounds = [*times.tolist(), self.end]
+        return times.new_tensor([self.kts.mean_gain(*step) for step in pairwise(bounds)])
 
     def check_noise(self, path: AffinePath) -> None:
         """Raise KineticError where the noise is too strong for the steps, on the path of the field."""
@@ -58,7 +71,7 @@ class Sampler(Solver):
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         grid = self.grid if isinstance(self.grid, str) else list(self.grid)
         values |= {"grid": grid, "kts": self.kts.to_dict(), "noise": self.noise and self.noise.to_dict()}
-        left_out = {"end": 1, "noise": None}
+        left_out = {"average_gain": False, "end": 1, "noise": None}
         return {name: value for name, value in values.items() if name not in left_out or value != left_out[name]}
 
     @classmethod
@@ -68,11 +81,18 @@ class Sampler(Solver):
         `kts` may also be the name of a preset, and `noise` a text as on the command line.
         """
         _check_names(values, cls, "sampler")
-        kts = values.get("kts") or "off"
-        shaping = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
         noise = values.get("noise")
         drive = Diffusion.parse(noise) if isinstance(noise, str) else _made(Diffusion, noise, "noise")
-        return cls(**{**values, "kts": shaping, "noise": drive})
+        return cls(**{**values, "kts": shaping_named(values.get("kts")), "noise": drive})
+
+
+def shaping_named(kts: Any) -> KTS:
+    """Build a shaping of the name of a preset or of `KTS.to_dict`'s values; None is off, and a KTS is left as it is."""
+    kts = kts or "off"
+    made = KTS.preset(kts) if isinstance(kts, str) else _made(KTS, kts, "KTS")
+    if not isinstance(made, KTS):
+        raise KineticError(f"kts is the name of a preset, or the fields of a KTS, got {kts!r:.80}")
+    return made
 
 
 def _made(kind: Any, values: Any, what: str) -> Any:
@@ -126,6 +146,7 @@ def draw(
             x0,
             solver=sampler,
             kts=sampler.kts,
+            average_gain=sampler.average_gain,
             end=sampler.end,
             driven=None if sampler.noise is None else Driven(sampler.noise, normals(seeds, x0), followed.path),
             measures=(*measures, *part_energies(followed)),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from kinetic.errors import KineticError
 from kinetic.flow.field import Velocity
+from kinetic.flow.ramps import FORMS, Form, area, between, clamped, mean_between, ramp
 from kinetic.tensors import expand
 
-Form = Literal["linear", "constant", "exponential"]
-FORMS: tuple[str, ...] = get_args(Form)
 PRESETS: dict[str, tuple[float, float]] = {
     "off": (0.0, 0.0),
     "balanced": (0.01, 0.01),
@@ -98,6 +97,10 @@ class KTS:
         return math.expm1(self.k) if self.landing == "exponential" else 1.0
 
     @property
+    def _launch_peak(self) -> float:
+        return math.expm1(self.k) if self.launch == "exponential" else 1.0
+
+    @property
     def largest_beta(self) -> float:
         """Largest beta for which the gain stays at or above 0, rounded down to six digits."""
         limit = 1 / self._landing_peak
@@ -119,19 +122,40 @@ class KTS:
         if self.is_off:
             return torch.ones_like(t) if isinstance(t, Tensor) else 1.0
         if self.gains is not None:
-            return _between(self.gains, t)
+            return between(self.gains, t)
         if isinstance(t, Tensor):
             return torch.where(t >= self.tau, 1 - self._landing(t), 1 + self._launch(t))
         return 1 - self._landing(t) if t >= self.tau - 1e-9 else 1 + self._launch(t)
 
+    def mean_gain(self, start: float, end: float) -> float:
+        """Mean of η over the times from `start` to `end` (in either order) in closed form, ∫ η dt / dt.
+
+        A large step so takes all of a launch or a landing that lies in it, where η at its start would miss the rest.
+        """
+        low, high = min(start, end), max(start, end)
+        if self.is_off or low == high:
+            return self.gain(start)
+        if self.gains is not None:
+            return mean_between(self.gains, low, high)
+        launched = self._launched(min(high, self.tau)) - self._launched(min(low, self.tau))
+        landed = self._landed(max(high, self.tau)) - self._landed(max(low, self.tau))
+        return 1 + (launched - landed) / (high - low)
+
+    def _launched(self, t: float) -> float:
+        """∫ α dt from τ to `t` <= τ; it is at most 0."""
+        return -self.alpha * self.tau * area(1 - t / self.tau, self.launch, self.k) / self._launch_peak
+
+    def _landed(self, t: float) -> float:
+        """∫ β dt from τ to `t` >= τ."""
+        return self.beta * (1 - self.tau) * area((t - self.tau) / (1 - self.tau), self.landing, self.k)
+
     def _launch(self, t: Any) -> Any:
         """α(t) before τ."""
-        scale = math.expm1(self.k) if self.launch == "exponential" else 1.0
-        return self.alpha * _ramp(_clamped(1 - t / self.tau), self.launch, self.k) / scale
+        return self.alpha * ramp(clamped(1 - t / self.tau), self.launch, self.k) / self._launch_peak
 
     def _landing(self, t: Any) -> Any:
         """β(t) from τ on."""
-        return self.beta * _ramp(_clamped((t - self.tau) / (1 - self.tau)), self.landing, self.k)
+        return self.beta * ramp(clamped((t - self.tau) / (1 - self.tau)), self.landing, self.k)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain types, for a configuration or a checkpoint; `gains` only where there are any."""
@@ -163,26 +187,6 @@ def _checked_gains(gains: Any, alpha: float, beta: float) -> tuple[tuple[float, 
     if wrong is not None:
         raise KineticError(f"KTS gains are finite and at least 0 at times in [0, 1], got {wrong[1]} at {wrong[0]}")
     return pairs
-
-
-def _between(pairs: Sequence[tuple[float, float]], t: Any) -> Any:
-    """Linear between the pairs (t, value), constant beyond: of a number or of a tensor."""
-    found = t * 0 + pairs[0][1]
-    for (start, low), (end, high) in pairwise(pairs):
-        found = found + (high - low) * _clamped((t - start) / (end - start))
-    return found
-
-
-def _clamped(s: Any) -> Any:
-    return s.clamp(0, 1) if isinstance(s, Tensor) else min(max(s, 0.0), 1.0)
-
-
-def _ramp(s: Any, form: Form, k: float) -> Any:
-    if form == "constant":
-        return torch.ones_like(s) if isinstance(s, Tensor) else 1.0
-    if form == "linear":
-        return s
-    return torch.expm1(k * s) if isinstance(s, Tensor) else math.expm1(k * s)
 
 
 def shaped(velocity: Velocity, kts: KTS) -> Velocity:

@@ -18,6 +18,7 @@ from kinetic.flow.stochastic import Drive
 
 # The multistep Adams methods are left out: they assume equal steps and start with RK4.
 FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}  # evaluations of the network a step
+AVERAGING = ("euler", "midpoint", "heun2")  # of order 1 and 2, which a gain that holds for a step leaves them
 
 Noise = Callable[[int, float, float], Tensor]  # (step, t, dt) -> what is added to the state after the step, [B, ...]
 StepHook = Callable[[int, float, Tensor], None]  # (steps taken, t, state [B, ...])
@@ -63,18 +64,21 @@ class RightHandSide:
     """What a step evaluates; it remembers the first evaluation of each step.
 
     Under noise the evaluations after the first see the noise of the step, which makes heun2 the stochastic Heun method.
+    With `average` a step has one gain, the mean of η over it.
     """
 
-    def __init__(self, motion: Motion, drive: Drive | None = None) -> None:
-        self.motion, self.drive = motion, drive
+    def __init__(self, motion: Motion, drive: Drive | None = None, *, average: bool = False) -> None:
+        self.motion, self.drive, self.average = motion, drive, average
         self.first: Evaluation | None = None
         self.kick: Tensor | None = None
 
-    def begin(self, step: int, dt: float) -> None:
-        """Begin a step, and draw its noise."""
+    def begin(self, step: int, t: float, t_next: float) -> None:
+        """Begin a step, choose its gain, and draw its noise."""
         self.first = None
+        if self.average:
+            self.motion.held = self.motion.kts.mean_gain(t, t_next)
         if self.drive is not None:
-            self.motion.half, self.kick = self.drive.squares[step] / 2, self.drive.kick(step, dt)
+            self.motion.half, self.kick = self.drive.squares[step] / 2, self.drive.kick(step, t_next - t)
 
     def __call__(self, t: float, state: State, perturb: Any = None) -> State:
         """Return the rate of change of the state at time `t`."""
@@ -97,7 +101,7 @@ class HostLoop:
         state, at_tau = self.y0, None
         for i, (t, t_next) in enumerate(pairwise(times)):
             dt = t_next - t
-            self.func.begin(i, dt)
+            self.func.begin(i, t, t_next)
             change, _ = self._step_func(self.func, t, dt, t_next, state)
             after = change.onto(state)  # the change is a product with dt, made for this step
             if self.func.kick is not None:
@@ -139,8 +143,10 @@ def walk(
     drive: Drive | None = None,
     noise: Noise | None = None,
     on_step: StepHook | None = None,
+    average_gain: bool = False,
 ) -> tuple[State, Tensor | None]:
     """Follow `motion` from `x0` [B, ...] through `times` by a fixed `method`, driven by noise or not."""
     zeros = x0.new_zeros(len(motion.rates), x0.shape[0]) if motion.rates else None
-    solver = SOLVERS[method](func=RightHandSide(motion, drive), y0=State(x0, zeros), atol=0.0)
+    func = RightHandSide(motion, drive, average=average_gain)
+    solver = SOLVERS[method](func=func, y0=State(x0, zeros), atol=0.0)
     return solver.integrate(times, tau=tau, noise=noise, on_step=on_step)

@@ -46,7 +46,7 @@ def draw_one(
         found.power[:, 0],
         None if field.space == "points" else found.path[chosen.to(found.path.device), 0],
         found.path_times[chosen],
-        gain=None if sampler.kts.is_off or not quiet else sampler.kts.gain(found.times),
+        gain=sampler.gains(found.times) if quiet else None,
         tau=sampler.kts.tau,
         title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: {word} {float(energy[0]):.4g}",
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinetic.flow.field import Space
-from kinetic.flow.shaping import KTS
+from kinetic.flow.sampling import Sampler
 from kinetic.plots import energies_figure, image_grid, save, toy_scatter
 from kinetic.samples.table import SampleTable
 
@@ -35,8 +35,8 @@ def sample_grid(path: Path, space: Space | None, background: Tensor | None) -> I
         save(toy_scatter(samples, background), path)
 
 
-def draw_energies(path: Path, table: SampleTable, kts: KTS) -> None:
-    """Draw the distribution of the energies, and the power over time."""
+def draw_energies(path: Path, table: SampleTable, sampler: Sampler) -> None:
+    """Draw the distribution of the energies, and the power over time; under noise that of the field alone."""
     energy, field = (table.columns[name] for name in ("energy", "field_energy"))
-    gain = None if kts.is_off else kts.gain(torch.from_numpy(table.times))
-    save(energies_figure(energy, field, table.times, table.power, tau=kts.tau, gain=gain), path)
+    gain = sampler.gains(torch.from_numpy(table.times)) if sampler.noise is None else None
+    save(energies_figure(energy, field, table.times, table.power, tau=sampler.kts.tau, gain=gain), path)
