@@ -44,14 +44,15 @@ def model_card(config: dict[str, Any], run: Run | None, *, name: str, parameters
 def _facts(config: dict[str, Any], run: Run | None, parameters: int) -> list[tuple[str, str]]:
     settings, own = config["hyper_parameters"], config["kinetic"]
     network = settings.get("network") or {}
-    names, sampler = own.get("class_names"), settings.get("sampler") or {}
+    names, sampler = own.get("class_names"), settings.get("sampler")
     facts = [
         ("network", f"{str(network.get('class_path')).rpartition('.')[2]}, {parameters:,} parameters"),
         ("samples", f"shape {own['sample_shape']}" + (f", classes {', '.join(names)[:300]}" if names else "")),
         ("path and coupling", f"{settings.get('path', 'linear')}, {settings.get('coupling', 'independent')}"),
         ("weights", f"{'averaged' if config['weights'] == 'ema' else 'as trained'}, at step {config['global_step']:,}"),
-        ("sampled in validation by", f"{sampler.get('method', 'euler')}, {sampler.get('steps', '?')} steps"),
     ]
+    if isinstance(sampler, dict):
+        facts.append(("measured by", f"{sampler.get('method', 'euler')}, {sampler.get('steps', 100)} steps"))
     if run is not None:
         where = run.settings
         data = str(where.at("data", "class_path", default="unknown")).rpartition(".")[2]
