@@ -55,17 +55,6 @@ NETWORKS = {
             "num_classes": 10,
         },
     },
-    "dit without": {
-        "class_path": "kinetic.nn.DiT",
-        "init_args": {
-            "input_size": 8,
-            "patch_size": 4,
-            "in_channels": 1,
-            "depth": 1,
-            "hidden_size": 16,
-            "num_heads": 2,
-        },
-    },
     "unet with classes": {
         "class_path": "kinetic.nn.UNet",
         "init_args": {

@@ -2,10 +2,6 @@
 
 import csv
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -113,20 +109,3 @@ def test_metrics_csv_has_every_step_once_and_the_validations(whole):
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(12))
     assert [int(row["step"]) for row in rows if row["val/loss"]] == [5, 10]
-
-
-def test_process_killed_outright_resumes_to_the_same_weights(tiny, workdir):
-    config = tiny(data={"init_args": {"steps_per_epoch": 7}}, trainer={"max_steps": 60, "val_check_interval": 25})
-    command = [sys.executable, "-m", "kinetic", "train"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--config", str(config), "--run.name", "killed"], env=env)
-    last, deadline = Path("runs/killed/checkpoints/last.ckpt"), time.monotonic() + 90
-    while not last.is_file() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=10)
-    assert last.is_file()
-    subprocess.run([*command, "--resume", "killed"], env=env, timeout=90, check=True)
-    train(["--config", str(config), "--run.name", "whole"])
-    a, b = (read_checkpoint(f"runs/{name}/checkpoints/last.ckpt") for name in ("killed", "whole"))
-    assert_same_state(a["state_dict"], b["state_dict"])

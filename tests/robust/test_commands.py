@@ -432,7 +432,7 @@ SAMPLING: dict[str, Row] = {
             "--root nosuch": "train one first",
             "--root tiny.yaml": "train one first",
             "--checkpoint nosuch.ckpt": "checkpoint nosuch.ckpt does not exist",
-            "--checkpoint runs": "checkpoint runs does not exist",
+            "--checkpoint runs": "runs is no exported model",
             "--checkpoint tiny.yaml": "damaged or no checkpoint",
             "--checkpoint /dev/zero": "/dev/zero",
             "--empirical --labels x": "cannot read labels",
@@ -571,7 +571,7 @@ SAMPLING: dict[str, Row] = {
                 text(RUN / "config.yaml", f"data: !!python/object/apply:os.system [touch {CANARY}]"),
                 "config",
             ),
-            "of an empty config": (text(RUN / "config.yaml", ""), "does not describe the data"),
+            "of an empty config": (text(RUN / "config.yaml", ""), "names no training set"),
         }.items()
     },
     # samples of before

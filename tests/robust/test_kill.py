@@ -75,7 +75,7 @@ def test_validation_loss_is_the_mean_over_samples_on_any_number_of_processes(tin
     """Fails where each process weighs the same; the one step moves nothing, so all validate the same weights."""
     config = tiny(
         optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}},
-        network=NETWORKS["dit without"],
+        network=NETWORKS["dit with classes"],
         data={"init_args": {"num_val": held_out}},
         trainer={"max_steps": 1, "val_check_interval": 1},
     )
