@@ -131,12 +131,29 @@ NAMES = ["off", "balanced", "calibrated", "hand-over", "away-from-late", "away-f
 
 
 def test_a_comparison_of_fields_is_continued_where_it_was_interrupted(run, monkeypatch, capsys):
-    options = ["run", "--compare", ",".join(NAMES), "--cleaner", "other", "--num", "6", "--batch-size", "3", *QUICK]
+    names = ",".join(NAMES)
+    options = [
+        "run",
+        "--compare",
+        names,
+        "--cleaner",
+        "other",
+        "--num",
+        "6",
+        "--batch-size",
+        "3",
+        "--before",
+        "2",
+        *QUICK,
+    ]
     sample([*options, "--out", "whole"])
     said = capsys.readouterr()
     table = {row["setting"]: row for row in rows("whole/compare.csv")}
     stops = [f"off to t = {t}" for t in ("0.98", "0.97", "0.925", "0.85")]
-    checkpoints = ["checkpoint of step 4"]
+    checkpoints = [
+        "checkpoint of step 4",
+        "checkpoint of step 2",
+    ]  # before the onset, and what others are composed with
     drawn = [*NAMES, *stops, *checkpoints]
     derived = [f"{stop}, divided by t" for stop in stops] + [f"off, noise as {name}" for name in NAMES[1:]]
     assert list(table) == [*drawn, *derived]

@@ -22,7 +22,7 @@ from kinetic.memorization.earlier import BEFORE_ONSET, earlier_checkpoint
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.store.files import sha256
 from kinetic.store.runs import SUBSET
-from kinetic.studies.controls import checkpoint_controls, stop_controls
+from kinetic.studies.controls import CHECKPOINT, checkpoint_controls, stop_controls
 from kinetic.studies.setting import Setting
 
 WEIGHTS = {LATE: 0.25, TRAINING: 0.3}
@@ -83,7 +83,11 @@ class Choices:
         off = settings["off"].sampler
         far = any(name in (*COMPOSED, CALIBRATED) for name in settings)
         how = {"weights": self.options.weights, "trust": trusted(self.options)}
-        return {**stop_controls(off, far=far), **checkpoint_controls(self.late, off, **how)}
+        found = {**stop_controls(off, far=far), **checkpoint_controls(self.late, off, **how)}
+        if any(name in COMPOSED for name in settings):  # what they are composed with, by itself
+            name = f"{CHECKPOINT} {self.before.identity['step']}"
+            found.setdefault(name, Setting(sampler=off, origin=self.before))
+        return found
 
     def _sampler(self, kts: str | None) -> Sampler:
         calibrated = self._calibrated if kts == CALIBRATED else None
