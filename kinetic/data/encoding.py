@@ -110,6 +110,8 @@ class Encoding:
 
     def missing(self) -> list[tuple[str, int]]:
         """The shards that are not written yet."""
+        if (self.folder / FILE).is_file():
+            return []
         return [shard for shard in self.shards() if self._entry(*shard) is None]
 
     def size(self, split: str, number: int) -> int:

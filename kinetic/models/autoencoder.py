@@ -149,9 +149,8 @@ def _loaded(name: str, download: bool) -> nn.Module:
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
-        raise KineticError(
-            f"the autoencoder {name} needs the package diffusers ({first_line(error)}): {REMEDY}"
-        ) from None
+        reason = first_line(error)
+        raise KineticError(f"the autoencoder {name} needs the package diffusers ({reason}): {REMEDY}") from None
     folder = _checked(Path(name) if Path(name).exists() else _fetched(name, download), name)
     try:
         with _silent():
@@ -180,9 +179,7 @@ def _fetched(name: str, download: bool) -> Path:
     """The folder of a repository of the hub: of what was downloaded before, or downloaded now."""
     repository = SHORT.get(name, name)
     if not REPOSITORY.fullmatch(repository):
-        raise KineticError(
-            f"the autoencoder {name} does not exist: pass a folder, or a repository USER/NAME of the hub"
-        )
+        raise KineticError(f"the autoencoder {name} does not exist: pass a folder, or USER/NAME of the hub")
     from huggingface_hub import snapshot_download
 
     try:

@@ -136,8 +136,12 @@ def _field(loaded: LoadedNetwork, source: str) -> Field:
             raise KineticError(f"{source} is damaged: field.{name} is {value!r:.80}")
     path = affine_path(str(loaded.hparams.get("path", "linear")))
     field = replace(Field.of(loaded.net, shape=loaded.sample_shape), path=path)
-    latents = {} if loaded.latents is None else {"space": "latents"}
-    return replace(field, **{**latents, **declared})
+    return replace(_in_space(field, loaded.latents), **declared)
+
+
+def _in_space(field: Field, latents: Latents | None) -> Field:
+    """A field that says that it makes latents, where it does."""
+    return field if latents is None else replace(field, space="latents")
 
 
 def _about(loaded: LoadedNetwork) -> str:
@@ -181,7 +185,7 @@ def open_empirical(
     images = training_images(data)
     net = EmpiricalVelocity(images.whole().to(device) if small(data) else images, labels, num_classes=classes)
     return Origin(
-        field=replace(Field.of(net, shape=tuple(data.shape)), **({} if data.latents is None else {"space": "latents"})),
+        field=_in_space(Field.of(net, shape=tuple(data.shape)), data.latents),
         latents=data.latents,
         run=folder,
         home=folder / "sampling",

@@ -40,7 +40,8 @@ class EncodingModule(LightningModule):
         if batch["shard"] is None:
             return False
         try:
-            self.plan.write(*batch["shard"], self._bar.update)
+            split, number = batch["shard"]
+            self.plan.write(split, number, self._bar.update)
         except torch.OutOfMemoryError:
             raise KineticError("out of memory while encoding; pass a smaller --batch-size") from None
         return True
@@ -54,18 +55,15 @@ class EncodingModule(LightningModule):
 
 def encode_shards(plan: Encoding, autoencoder: Autoencoder, trainer: Trainer) -> Manifest | None:
     """Write what is missing; every process calls this. None where all is there already, and on all but the first."""
-    if is_rank_zero():
-        done = plan.begin()
-        if done and trainer.world_size == 1:  # several processes go on together or not at all
-            return None
-        if done:
-            raise KineticError(f"all latents are in {plan.folder} already")
+    done = is_rank_zero() and plan.begin()
+    if done and trainer.world_size == 1:  # several processes go on together or not at all
+        return None
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")
     try:
         trainer.predict(EncodingModule(plan, autoencoder), return_predictions=False)
     except SystemExit:  # what Lightning turns Ctrl-C into
         raise Interrupted("stopped; the same command goes on with the shards that are missing") from None
-    return plan.finish() if trainer.is_global_zero else None
+    return plan.finish() if trainer.is_global_zero and not done else None
 
 
 def _same(item: Any) -> Any:
