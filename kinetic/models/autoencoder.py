@@ -89,6 +89,11 @@ class Autoencoder:
         images[~finite] = torch.nan
         return images
 
+    def image_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the pictures that latents of a shape are decoded to, both without the batch axis."""
+        factor = 2 ** (len(self._config("block_out_channels")) - 1)
+        return int(self._config("out_channels")), *(side * factor for side in shape[1:])
+
     def check(self, shape: Sequence[int]) -> None:
         """Raise KineticError unless it decodes latents of a shape, without the batch axis."""
         if len(shape) != 3 or shape[0] != self.channels:

@@ -142,6 +142,7 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
         copies=job.copies,
         steps=max(sampler.steps for sampler in job.samplers.values()),
         exact=job.exact,
+        decoded=job.decoded,
     )
     identity = job.identity()
     begun = claim(job.folder, identity, job.seeds, overwrite=overwrite)
