@@ -37,6 +37,5 @@ def _opened(named: str | None, origin: Origin, device: torch.device) -> Autoenco
     if named is None and known is None:
         raise KineticError("their autoencoder is not known; name it with --vae")
     name = named or known.vae  # type: ignore[union-attr]
-    found = load_autoencoder(name, latents=known, device=device, download=named is not None)
-    found.check(origin.field.shape or ())
-    return found
+    shape = origin.field.shape or ()
+    return load_autoencoder(name, latents=known, device=device, download=named is not None, shape=shape)

@@ -99,7 +99,7 @@ class Autoencoder:
         if len(shape) != 3 or shape[0] != self.channels:
             raise KineticError(
                 f"the autoencoder {self.latents.vae} has latents of {self.channels} channels, but samples of shape "
-                f"{tuple(shape)} have {shape[0]}; name the one that they are of with --vae"
+                f"{tuple(shape)} have {shape[0] if shape else 'none'}; name the one that they are of with --vae"
             )
 
     def _precision(self) -> Any:
@@ -116,14 +116,18 @@ def load_autoencoder(
     latents: Latents | None = None,
     device: torch.device | str = "cpu",
     download: bool = False,
+    shape: Sequence[int] | None = None,
 ) -> Autoencoder:
     """Load an autoencoder: a folder (config.json and safetensors, or a pipeline's), or a repository of the hub.
 
     Nothing in it is executed. `latents` says how a run's are normalised, and by its hash which autoencoder they are of;
-    without it the autoencoder's own configuration does. A repository is looked for on this machine alone unless it may
-    be `download`ed. Raises KineticError, in one line, for whatever is no such autoencoder.
+    without it the autoencoder's own configuration does. `shape` is that of a sample that it is to decode. A repository
+    is looked for on this machine alone unless it may be `download`ed. Raises KineticError, in one line, for whatever is
+    no such autoencoder.
     """
     net = _loaded(name, download)
+    if shape is not None:
+        Autoencoder(net, latents or Latents(vae=name)).check(shape)
     found = weights_sha256(net)
     if latents is None:
         own = _own(net.config, name)
