@@ -163,9 +163,10 @@ def profile(table: SampleTable) -> dict[str, Any]:
 
 
 def provenance(module: LightningModule) -> dict[str, str]:
-    """How the samples were drawn, as far as the module says: weights (ema or raw), precision, sampler."""
+    """How the samples were drawn, as far as the module says: weights (ema or raw), precision, space, sampler."""
     samples, sampler = getattr(module, "samples", None), getattr(module, "sampler", None)
     known = {"weights": getattr(module, "weights", None), "precision": getattr(samples, "precision", None)}
+    known["space"] = getattr(getattr(module, "field", None), "space", None)
     if sampler is not None and hasattr(sampler, "to_dict"):
         known["sampler"] = json.dumps(sampler.to_dict())
     return {key: str(value) for key, value in known.items() if value is not None}

@@ -31,6 +31,7 @@ from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled
 from kinetic.studies.setting import Experiment
 from kinetic.studies.verdicts import copies_of, judged, verdict_lines
 from kinetic.text import aligned, cell
+from kinetic.units import UNITS, energies_of, energy_unit
 
 SINGLE = "samples"  # the name of the only setting where nothing is compared
 
@@ -61,7 +62,12 @@ class Work:
 
 
 def finish(work: Work) -> None:
-    """Write the files and say what there is."""
+    """Write the files and say what there is, with energies in the unit of the samples."""
+    with energies_of(work.job.origin.field.space):
+        _finish(work)
+
+
+def _finish(work: Work) -> None:
     folder, comparing = work.job.folder, work.options.compare is not None
     tables = _compare(work) if comparing else _single(work)
     if work.training_set is not None:
@@ -143,6 +149,8 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     rows = judged(rows, controls)
     write_rows(folder / "compare.csv", rows)
     print(table_of(rows))
+    if energy_unit() != UNITS["pixels"]:
+        print(f"(energies in {energy_unit()})")
     if work.training_set is not None:
         print(_null(work.training_set))
         print(verdict_lines(rows))
@@ -179,7 +187,8 @@ def _energies(table: SampleTable) -> str:
         values = scale * table.finite_column(name)
         mean, spread = (float(values.mean()), float(values.std())) if values.size else (math.nan, math.nan)
         words.append(f"{title} {mean:.4g} ± {spread:.2g}{unit}")
-    return ", ".join(words)
+    latent = f" ({energy_unit()})" if energy_unit() != UNITS["pixels"] else ""
+    return ", ".join(words) + latent
 
 
 def _copies(table: SampleTable, training_set: TrainingSet) -> str:

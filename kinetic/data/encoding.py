@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from kinetic.data.base import FlowDataModule
-from kinetic.data.latents import Latents
+from kinetic.data.latents import MIRRORED, Latents
 from kinetic.data.manifest import FILE, Entry, Manifest, entry_of
 from kinetic.data.names import shown
 from kinetic.data.pools import Pool, stacked, to_float
@@ -24,7 +24,6 @@ from kinetic.store.plain import read_json
 from kinetic.tensors import chunks
 
 RECORD = ".encoding.json"  # what the shards in a folder are, to go on with the same ones alone
-MIRRORED = " (mirrored)"  # after the id of an image
 ENTRY_BYTES = 2**28
 Encode = Callable[[Tensor, Sequence[str]], Tensor]  # images [B, C, H, W] in [-1, 1] and their ids -> latents [B, ...]
 

@@ -12,6 +12,7 @@ from kinetic.data.names import fault_of_name
 from kinetic.errors import KineticError
 
 LATER = ("sha256", "posterior", "precision")  # written where they are known
+MIRRORED = " (mirrored)"  # after the id of an image, where latents are of its mirror image
 POSTERIORS = ("mean", "sample")
 
 

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from kinetic.data.base import FlowDataModule
+from kinetic.data.base import Chunk, FlowDataModule
 from kinetic.data.decoding import Decoder, Index, index_shards
-from kinetic.data.latents import Latents
+from kinetic.data.latents import MIRRORED, Latents
 from kinetic.data.names import shown
 from kinetic.data.options import MOST_CLASSES, factor, switch, text, whole
 from kinetic.data.pools import ORDER, BatchOrder, Pool, Source, stacked, to_float
@@ -262,6 +262,7 @@ class Shards(FlowDataModule):
         self.train, self.test, self.classes, self.label_key = train, test, num_classes, label_key
         self.scale, self.vae, self.shuffle, self.skip_bad = scale, vae, shuffle, skip_bad
         self.name = train if isinstance(train, str) else " ".join(train)
+        self._places: dict[str, int] | None = None  # of the training images, by id
 
     def load(self) -> Source:
         """List the samples: at once where there is a manifest, else by reading all shards through."""
@@ -296,6 +297,23 @@ class Shards(FlowDataModule):
         if self.vae is None:
             return known
         return Latents(vae=self.vae, scale=self.scale) if known is None else replace(known, vae=self.vae)
+
+    def reference(
+        self, *, chunk: int = 1024, flips: bool | None = None, rank: int = 0, world: int = 1
+    ) -> Iterator[Chunk]:
+        """Yield the training images as ever; latents of a mirror image have the index and the id of the image."""
+        for x, rows, ids in super().reference(chunk=chunk, flips=flips, rank=rank, world=world):
+            yield x, *self._images_of(rows, ids)
+
+    def _images_of(self, rows: Tensor, ids: list[str]) -> tuple[Tensor, list[str]]:
+        """Whose view each row is, where the image that a mirror image is of is trained on as well."""
+        if self.latents is None or not any(name.endswith(MIRRORED) for name in ids):
+            return rows, ids
+        if self._places is None:
+            self._places = {name: row for row, name in enumerate(self.subset_ids)}
+        bare = [name.removesuffix(MIRRORED) for name in ids]
+        images = [one if one in self._places else name for one, name in zip(bare, ids, strict=True)]
+        return torch.tensor([self._places[image] for image in images]), images
 
     def _pool(self, shards: list[Shard], like: ShardPool | None) -> ShardPool:
         decoder = Decoder(channels=1 if self.grayscale else None, size=self.size, scale=self.scale)

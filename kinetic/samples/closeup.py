@@ -15,6 +15,7 @@ from kinetic.samples.export import png
 from kinetic.samples.pictures import Decode, as_shown
 from kinetic.store.files import replacing
 from kinetic.text import aligned
+from kinetic.units import energies_of
 
 SNAPSHOTS = 9  # states on the way that are shown
 
@@ -46,15 +47,16 @@ def draw_one(
     word, energy = ("energy", found.energy) if quiet else ("energy of the field", found.field_energy)
     written = [folder / f"energy-{seed}.png"]
     chosen = torch.linspace(0, len(found.path) - 1, SNAPSHOTS).round().long().unique()
-    figure = trajectory_figure(
-        found.times,
-        found.power[:, 0],
-        None if field.space == "points" else as_shown(found.path[chosen.to(found.path.device), 0], decode),
-        found.path_times[chosen],
-        gain=sampler.gains(found.times) if quiet else None,
-        tau=sampler.kts.tau,
-        title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: {word} {float(energy[0]):.4g}",
-    )
+    with energies_of(field.space):
+        figure = trajectory_figure(
+            found.times,
+            found.power[:, 0],
+            None if field.space == "points" else as_shown(found.path[chosen.to(found.path.device), 0], decode),
+            found.path_times[chosen],
+            gain=sampler.gains(found.times) if quiet else None,
+            tau=sampler.kts.tau,
+            title=f"seed {seed}{'' if label is None else f', class {int(label)}'}: {word} {float(energy[0]):.4g}",
+        )
     save(figure, written[0])
     if field.space == "pixels" or decode is not None:
         written.insert(0, folder / f"sample-{seed}.png")

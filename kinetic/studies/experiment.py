@@ -148,7 +148,9 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
     begun = claim(job.folder, identity, job.seeds, overwrite=overwrite)
     if begun is not None and job.batch_size is None:
         plan = replace(plan, batch_size=begun["batch"])
-    write_record(job.folder, identity, job.seeds, plan.batch_size, device=device_name(device))
+    write_record(
+        job.folder, identity, job.seeds, plan.batch_size, device=device_name(device), space=job.origin.field.space
+    )
     return plan
 
 
