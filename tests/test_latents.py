@@ -291,7 +291,7 @@ def test_two_commands_and_pictures(here, monkeypatch, capsys):
     ):
         with pytest.raises(KineticError, match=words):
             sample(["run", *QUICK, "--out", "bad", *options])
-    with pytest.raises(KineticError, match="scaled by 0.5 already"):
+    with pytest.raises(KineticError, match=r"scaled by 0\.5 already"):
         train(["--config", config([], scale=0.5)])
 
 
