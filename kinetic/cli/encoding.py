@@ -15,7 +15,7 @@ from kinetic.cli.quiet import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.encoding import Encoding, encoding
 from kinetic.data.latents import POSTERIORS, Latents
-from kinetic.data.manifest import FILE, load_manifest
+from kinetic.data.manifest import FILE, Manifest, load_manifest
 from kinetic.data.naming import named_data
 from kinetic.data.options import whole
 from kinetic.errors import KineticError
@@ -102,13 +102,25 @@ def _summary(options: Any, plan: Encoding, autoencoder: Autoencoder, *, fresh: b
         f"  {latents.vae} ({latents.sha256!s:.12}), {latents.posterior} of the posterior, scale {latents.scale:g}"
         f"{shifted}",
         f"  {_reconstruction(plan, autoencoder)}",
-        f"Next:  {command('train')} --config imagenet256_sit --data.init_args.train {options.out}"
-        if content.shape == (4, 32, 32) and content.num_classes == 1000
-        else f"Next:  {command('train')} --data.class_path kinetic.data.Shards --data.init_args.train {options.out} "
-        f"--network.class_path kinetic.nn.DiT --network.init_args.in_channels {content.shape[0]} "
-        f"--network.init_args.input_size {content.shape[1]}",
+        f"Next:  {_next(options.out, content)}",
     ]
     return "\n".join(lines)
+
+
+def _next(out: str, content: Manifest) -> str:
+    """The command that trains on the latents: SiT's recipe where they are as its own, else a small one."""
+    channels, size = content.shape[:2]
+    if content.shape == (4, 32, 32) and content.num_classes == 1000:
+        return f"{command('train')} --config imagenet256_sit --data.init_args.train {out}"
+    sizes = {"in_channels": channels, "input_size": size, "num_classes": content.num_classes or "null"}
+    sizes |= {"patch_size": 1} if size % 2 else {}
+    words = [
+        f"{command('train')} --config cifar10_dit --data.class_path kinetic.data.Shards --data.init_args.train {out}",
+        "--data.init_args.flip false",
+        *(f"--network.init_args.{name} {value}" for name, value in sizes.items()),
+        *([] if content.num_classes else ["--model.label_dropout 0"]),
+    ]
+    return " ".join(words)
 
 
 def _reconstruction(plan: Encoding, autoencoder: Autoencoder) -> str:

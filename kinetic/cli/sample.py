@@ -49,7 +49,8 @@ def sample(args: list[str]) -> None:
     folder = Path(options.out) if options.out else origin.home / _name(options)
     autoencoder = decoder_of(options, origin, device)
     decode = None if autoencoder is None else autoencoder.decode
-    if options.format and "png" in options.formats and origin.field.space != "pixels" and decode is None:
+    shown = origin.field.space == "pixels" or decode is not None or not is_rank_zero()  # the first process decodes
+    if options.format and "png" in options.formats and not shown:
         raise KineticError(f"samples of shape {origin.field.shape} are no pictures; use --format npz or shards")
     _warn_of_guidance([(setting.origin or origin, setting.sampler) for setting in settings.values()])
     if options.index is not None:

@@ -17,7 +17,7 @@ from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
 from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
-from kinetic.memorization.views import Decode, View, check_space, space_of_data, view_of
+from kinetic.memorization.views import Decode, View, check_space, is_local, space_of_data, view_of
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.store.runs import CONFIG
 from kinetic.store.settings import SavedConfig
@@ -138,6 +138,8 @@ def open_training_set(
     name = settings.memorization("space") if space is None else space
     if name is not None:
         check_space(str(name))
+    if space is None and name is not None and not is_local(str(name)):
+        raise KineticError(f"{run.name} measures F_mem in {name}: ask for that by name, as it may fetch or run a file")
     return TrainingSet.of(
         data,
         view=view_of(None if name is None else str(name), data, decode=decode, device=device, trust=trust),

@@ -70,6 +70,11 @@ def check_space(name: str) -> None:
         raise KineticError(f"no space to measure F_mem in is called {name!r:.80} ({error}); choose {SPACES}") from None
 
 
+def is_local(name: str) -> bool:
+    """Whether a space needs neither a download nor a file, so that the settings of a stranger's run may name it."""
+    return name in ("latents", "pixels", "classifier") or name.startswith("pca:")
+
+
 def view_of(
     name: str | None,
     data: Any,
