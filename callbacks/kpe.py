@@ -15,6 +15,7 @@ from kinetic.samples.pictures import as_shown
 from kinetic.samples.summary import summary
 from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
+from kinetic.units import energies_of
 
 from .collecting import Monitor, collector_of, gather, validation_table
 from .decoding import decode_of
@@ -129,7 +130,8 @@ class KPECallback(Monitor):
 
         def draw() -> None:
             shown = as_shown(samples, decode_of(trainer, module))
-            write_grid(path, shown, table.seeds[rows], energy[rows], len(table))
+            with energies_of(space_of_module(module)):
+                write_grid(path, shown, table.seeds[rows], energy[rows], len(table))
 
         if not drawable(samples.shape) or not attempt(trainer, "drawing the samples", draw):
             return {}
@@ -162,11 +164,17 @@ def profile(table: SampleTable) -> dict[str, Any]:
     return {"t": table.times, "mean": power.mean(axis=1), "q25": low, "q75": high}
 
 
+def space_of_module(module: LightningModule) -> str | None:
+    """What its samples are, as far as the module says."""
+    found = getattr(getattr(module, "field", None), "space", None)
+    return found if isinstance(found, str) else None
+
+
 def provenance(module: LightningModule) -> dict[str, str]:
     """How the samples were drawn, as far as the module says: weights (ema or raw), precision, space, sampler."""
     samples, sampler = getattr(module, "samples", None), getattr(module, "sampler", None)
     known = {"weights": getattr(module, "weights", None), "precision": getattr(samples, "precision", None)}
-    known["space"] = getattr(getattr(module, "field", None), "space", None)
+    known["space"] = space_of_module(module)
     if sampler is not None and hasattr(sampler, "to_dict"):
         known["sampler"] = json.dumps(sampler.to_dict())
     return {key: str(value) for key, value in known.items() if value is not None}

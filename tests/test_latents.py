@@ -23,6 +23,7 @@ import kinetic.data.encoding
 from kinetic.callbacks.stopping import Interrupted
 from kinetic.cli import main
 from kinetic.cli.encoding import encode
+from kinetic.cli.importing import import_file
 from kinetic.cli.sample import sample
 from kinetic.cli.train import train
 from kinetic.data import Folder, Shards
@@ -35,6 +36,7 @@ from kinetic.models.autoencoder import Autoencoder, load_autoencoder
 from kinetic.models.opening import open_empirical, open_run
 from kinetic.trust import OWN
 from kinetic.units import energies_of, energy_label
+from tests.public import published
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
 PHOTOS = Path(__file__).parent / "photographs"
@@ -293,6 +295,17 @@ def test_two_commands_and_pictures(here, monkeypatch, capsys):
             sample(["run", *QUICK, "--out", "bad", *options])
     with pytest.raises(KineticError, match=r"scaled by 0\.5 already"):
         train(["--config", config([], scale=0.5)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_imported_latents_are_decoded_as_their_run_says(here):
+    """Kills: the record of an imported run left unread, its own scale replaced by the autoencoder's."""
+    torch.save(published("sit"), "sit.pt")
+    import_file(["sit.pt", "--vae", "vae", "--vae-scale", "0.25", "--heads", "3", "--name", "sit"])
+    sample(["sit", *QUICK, "--out", "out", "--labels", "0"])
+    pictures, latents = (np.load(f"out/{name}.npz")["arr_0"] for name in ("samples", "latents"))
+    expected = to_uint8(load_autoencoder("vae").net.decode(torch.from_numpy(latents) / 0.25).sample.clamp(-1, 1))
+    assert np.abs(pictures.astype(int) - expected.numpy()).max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore")

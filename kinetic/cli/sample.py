@@ -123,7 +123,9 @@ def _data(options: Any, origin: Origin) -> FlowDataModule | None:
             trained = training_size(origin.run) or PRODUCTS
             if len(seeds_of(options)) * trained * math.prod(origin.field.shape) > PRODUCTS:
                 return None
-        return open_data(origin.run, trusted(options))
+        data = open_data(origin.run, trusted(options))
+        data.latents = data.latents or origin.latents  # of an imported run, which knows what its data does not say
+        return data
     except (KineticError, OSError) as error:
         _leave_out(options, error)
         return None
