@@ -43,8 +43,11 @@ PHOTOS = Path(__file__).parent / "photographs"
 QUICK = ["--accelerator", "cpu", "--num", "3", "--steps", "2"]
 
 
-def tiny_vae(folder: Path, *, latent: int = 4, channels: int = 3, seed: int = 0) -> Path:
-    """Write a random autoencoder that halves height and width, with scaling_factor 0.5."""
+def tiny_vae(folder: Path, *, latent: int = 3, channels: int = 3, seed: int = 0) -> Path:
+    """Write a random autoencoder that halves height and width, with scaling_factor 0.5.
+
+    Its latents have three channels, so that only what is written down tells them from pictures.
+    """
     torch.manual_seed(seed)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     sizes = {"block_out_channels": (4, 4), "norm_num_groups": 2, "layers_per_block": 1, "scaling_factor": 0.5}
@@ -130,7 +133,7 @@ def test_encoding_keeps_ids_labels_and_the_record(here):
     """Kills: ids or labels in another order, latents of another image, a scale that is not applied, a record unread."""
     data = Shards(train="latents", num_val=0, num_train=10)
     data.setup()
-    assert (data.shape, data.num_classes, data.class_names) == ((4, 8, 8), 2, ("cat", "ship"))
+    assert (data.shape, data.num_classes, data.class_names) == ((3, 8, 8), 2, ("cat", "ship"))
     record = json.loads(Path("latents/manifest.json").read_text())["latents"]
     loaded = load_autoencoder("vae")
     assert data.latents == Latents.of(record, "it")
@@ -213,7 +216,7 @@ def test_shards_of_latents_say_whose_they_are(here):
 
 def config(callbacks: list, **data: object) -> str:
     """Write a recipe: a tiny DiT on the latents, two steps and a validation."""
-    dit = {"depth": 1, "hidden_size": 16, "num_heads": 2, "input_size": 8, "in_channels": 4, "num_classes": 2}
+    dit = {"depth": 1, "hidden_size": 16, "num_heads": 2, "input_size": 8, "in_channels": 3, "num_classes": 2}
     settings = {
         "run": {"wandb": "disabled", "name": "run"},
         "network": {"class_path": "kinetic.nn.DiT", "init_args": dit},
@@ -259,7 +262,7 @@ def test_two_commands_and_pictures(here, monkeypatch, capsys):
     assert "squared latent units" in said
     assert "in latents" in said
     pictures, latents = (np.load(out / f"{name}.npz")["arr_0"] for name in ("samples", "latents"))
-    assert (pictures.shape, pictures.dtype, latents.shape) == ((3, 16, 16, 3), np.uint8, (3, 4, 8, 8))
+    assert (pictures.shape, pictures.dtype, latents.shape) == ((3, 16, 16, 3), np.uint8, (3, 3, 8, 8))
     expected = to_uint8(load_autoencoder("vae").net.decode(torch.from_numpy(latents) / 0.5).sample.clamp(-1, 1))
     assert np.abs(pictures.astype(int) - expected.numpy()).max() <= 1
     assert np.array_equal(np.asarray(Image.open(out / "images" / "000002.png")), pictures[2])
@@ -280,7 +283,7 @@ def test_two_commands_and_pictures(here, monkeypatch, capsys):
     sample(["run", *QUICK, "--out", "bare"])
     assert "latents are not decoded: the autoencoder vae" in (said := capsys.readouterr().err)
     assert len(said.strip().splitlines()) == 1 or "Sampling" in said
-    assert np.load("bare/samples.npz")["arr_0"].shape == (3, 4, 8, 8)
+    assert np.load("bare/samples.npz")["arr_0"].shape == (3, 3, 8, 8)
     assert not Path("bare/images").exists()
     sample(["run", *QUICK, "--out", "named", "--vae", "away"])
     assert np.array_equal(np.load("named/samples.npz")["arr_0"], pictures)
@@ -301,6 +304,7 @@ def test_two_commands_and_pictures(here, monkeypatch, capsys):
 def test_imported_latents_are_decoded_as_their_run_says(here):
     """Kills: the record of an imported run left unread, its own scale replaced by the autoencoder's."""
     torch.save(published("sit"), "sit.pt")
+    tiny_vae(here / "vae", latent=4)
     import_file(["sit.pt", "--vae", "vae", "--vae-scale", "0.25", "--heads", "3", "--name", "sit"])
     sample(["sit", *QUICK, "--out", "out", "--labels", "0"])
     pictures, latents = (np.load(f"out/{name}.npz")["arr_0"] for name in ("samples", "latents"))
@@ -336,6 +340,13 @@ def test_features_are_a_space_too(here):
     with pytest.raises(KineticError, match="cannot be measured in latents"):
         view_of("latents", data)
     assert view_of("pixels", data) == View("pixels")
+    decoded, net = [], load_autoencoder("vae")
+    latents = Shards(train="latents", num_val=4)
+    latents.setup()
+    of_latents = view_of("pca:3", latents, decode=lambda x: decoded.append(len(x)) or net.decode(x))
+    assert sum(decoded) == 12  # what the components are fitted on
+    of_latents(next(iter(latents.held_out()))[0])
+    assert sum(decoded) == 16
 
 
 def test_energies_are_in_units_of_the_samples():
