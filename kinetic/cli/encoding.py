@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.trainer.states import TrainerStatus
 
 from kinetic.advice import command
 from kinetic.build import build
 from kinetic.cli.options import Parser, devices_of
+from kinetic.cli.partners import watching
 from kinetic.cli.quiet import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.encoding import Encoding, encoding
@@ -23,6 +25,7 @@ from kinetic.models.autoencoder import Autoencoder, chosen, load_autoencoder
 from kinetic.models.latents import read_statistics
 from kinetic.studies.encoding import encode_shards
 from kinetic.studies.experiment import predictor
+from kinetic.training.lightning import started_processes
 from kinetic.training.loggers import is_rank_zero
 from kinetic.trust import OWN
 
@@ -53,7 +56,9 @@ def encode(args: list[str]) -> None:
         batch=options.batch_size,
         per_shard=options.per_shard,
     )
-    done = encode_shards(plan, autoencoder, trainer)
+    ending = TrainerStatus.INTERRUPTED
+    with watching(lambda: started_processes(trainer), lambda: trainer.state.status == ending):
+        done = encode_shards(plan, autoencoder, trainer)
     if trainer.is_global_zero:
         print(_summary(options, plan, autoencoder, fresh=done is not None))
 

@@ -5,6 +5,7 @@ there, they get their names, and the manifest is written.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ class Encoding:
         """Encode one shard, and write it whole."""
         pool, part = self.pools[split], self._part(split, number)
         name, keys = _name(split, number), [f"{row:08d}" for row in range(part.start, part.stop)]
-        partial = self.folder / f".{name}.partial"
+        partial = self.folder / f".{name}.{os.getpid()}.partial"  # a process that was left behind has its own
         with writing_to(self.folder):
             entry = write_shard(
                 partial, name, pool.latents(part), keys, pool.labels(part), "png", update, pool.ids(part)
@@ -144,8 +145,8 @@ class Encoding:
                 if self._whole(entry.file).is_file():
                     self._whole(entry.file).replace(self.folder / entry.file)
             write_text(self.folder / FILE, content.dumps())
-            for entry in entries:
-                self._beside(entry.file).unlink(missing_ok=True)
+            for left in (*(self._beside(entry.file) for entry in entries), *self.folder.glob(".*.partial")):
+                left.unlink(missing_ok=True)
         return content
 
     def _check_same(self, found: Any) -> None:
