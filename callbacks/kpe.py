@@ -11,11 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.samples.pictures import as_shown
 from kinetic.samples.summary import summary
 from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
+from kinetic.units import energies_of
 
 from .collecting import Monitor, collector_of, gather, validation_table
+from .decoding import decode_of
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble
 
@@ -101,19 +104,22 @@ class KPECallback(Monitor):
             self.validations += 1
             attempt(trainer, "writing the energies", lambda: self._write(trainer, pl_module, table))
             if self._due:
-                self._show(trainer, table)
+                self._show(trainer, pl_module, table)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the samples go."""
         collector_of(trainer).reset()
 
-    def _show(self, trainer: Trainer, table: SampleTable) -> None:
+    def _show(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> None:
         kept = table.columns["energy"][table.finite]
         histograms = {"kpe/histogram": (kept, np.histogram_bin_edges(kept, self.bins))} if len(kept) else {}
-        log_media(trainer, pictures=self._pictures(trainer, table), histograms=histograms)
+        log_media(trainer, pictures=self._pictures(trainer, module, table), histograms=histograms)
 
-    def _pictures(self, trainer: Trainer, table: SampleTable) -> dict[str, Path]:
-        """Draw the samples (all processes call this); the path by logging key, empty if nothing was drawn."""
+    def _pictures(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> dict[str, Path]:
+        """Draw the samples (all processes call this); the path by logging key, empty if nothing was drawn.
+
+        Latents are decoded where their autoencoder is at hand.
+        """
         energy = np.where(table.finite, table.columns["energy"], np.nan)
         middle = MOST_POINTS if any(gather(collector_of(trainer).holds_points)) else self.between
         rows = by_energy(energy, extremes=self.lowest_highest, middle=middle)
@@ -121,11 +127,13 @@ class KPECallback(Monitor):
             return {}
         samples: Tensor = collector_of(trainer).select(table.seeds[rows])
         path = picture_path(Path(trainer.default_root_dir), "samples", trainer.global_step)
-        if not drawable(samples.shape) or not attempt(
-            trainer,
-            "drawing the samples",
-            lambda: write_grid(path, samples, table.seeds[rows], energy[rows], len(table)),
-        ):
+
+        def draw() -> None:
+            shown = as_shown(samples, decode_of(trainer, module))
+            with energies_of(space_of_module(module)):
+                write_grid(path, shown, table.seeds[rows], energy[rows], len(table))
+
+        if not drawable(samples.shape) or not attempt(trainer, "drawing the samples", draw):
             return {}
         return {"kpe/samples": path}
 
@@ -156,10 +164,17 @@ def profile(table: SampleTable) -> dict[str, Any]:
     return {"t": table.times, "mean": power.mean(axis=1), "q25": low, "q75": high}
 
 
+def space_of_module(module: LightningModule) -> str | None:
+    """What its samples are, as far as the module says."""
+    found = getattr(getattr(module, "field", None), "space", None)
+    return found if isinstance(found, str) else None
+
+
 def provenance(module: LightningModule) -> dict[str, str]:
-    """How the samples were drawn, as far as the module says: weights (ema or raw), precision, sampler."""
+    """How the samples were drawn, as far as the module says: weights (ema or raw), precision, space, sampler."""
     samples, sampler = getattr(module, "samples", None), getattr(module, "sampler", None)
     known = {"weights": getattr(module, "weights", None), "precision": getattr(samples, "precision", None)}
+    known["space"] = space_of_module(module)
     if sampler is not None and hasattr(sampler, "to_dict"):
         known["sampler"] = json.dumps(sampler.to_dict())
     return {key: str(value) for key, value in known.items() if value is not None}

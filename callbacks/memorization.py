@@ -12,11 +12,14 @@ from kinetic.errors import KineticError
 from kinetic.memorization.copies import MemorizationResult, summarize
 from kinetic.memorization.onset import BEFORE, History, Validation, onset_line
 from kinetic.memorization.training_set import Null, Range, TrainingSet
+from kinetic.memorization.views import View, check_space, space_of_data, view_of
 from kinetic.samples.copying import signals_of, with_copies
+from kinetic.samples.pictures import Decode, as_shown
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 
 from .collecting import Monitor, collector_of, gather, validation_table
+from .decoding import decode_of
 from .grids import picture_path, write_gallery
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, open_table, reason, say, say_trouble
 
@@ -40,6 +43,8 @@ class MemorizationCallback(Monitor):
         keep_before_onset: keep the checkpoint of the last validation before the onset.
         gallery: how many of the most-copied samples are drawn.
         media_every: draw and log pictures at every so many validations; 0 never.
+        space: samples and training images are compared as they are (null), as latents, as (decoded) pixels, or by
+            features such as pca:32; see `kinetic.memorization.views`.
         cache_bytes: keep the training images on the device if they take no more, else read them at every validation.
     """
 
@@ -52,6 +57,7 @@ class MemorizationCallback(Monitor):
         keep_before_onset: bool = True,
         gallery: int = 12,
         media_every: int = 1,
+        space: str | None = None,
         cache_bytes: int = 2**30,
     ) -> None:
         if not 0 < threshold <= 1:
@@ -62,7 +68,9 @@ class MemorizationCallback(Monitor):
                 raise KineticError(f"{name} must not be negative, got {value}")
         self.threshold, self.null_samples, self.stop_at_onset = threshold, null_samples, stop_at_onset
         self.keep_before_onset, self.gallery = keep_before_onset, gallery
-        self.media_every, self.cache_bytes = media_every, cache_bytes
+        self.media_every, self.cache_bytes, self.space = media_every, cache_bytes, space
+        if space is not None:
+            check_space(space)
         self.history, self.validations = History(), 0
         self.result: MemorizationResult | None = None  # of the last validation
         self._file: StepTable | None = None
@@ -78,7 +86,11 @@ class MemorizationCallback(Monitor):
     def state_key(self) -> str:
         """Different settings, different state."""
         return self._generate_state_key(
-            threshold=self.threshold, null_samples=self.null_samples, gallery=self.gallery, media_every=self.media_every
+            threshold=self.threshold,
+            null_samples=self.null_samples,
+            gallery=self.gallery,
+            media_every=self.media_every,
+            **({} if self.space is None else {"space": self.space}),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,14 +151,16 @@ class MemorizationCallback(Monitor):
         table = with_copies(table, rows.numpy())
         log_numbers(trainer, pl_module, figures(result, table, training.null))
         if fitting(trainer):
-            self._record(trainer, training, result, table)
+            self._record(trainer, pl_module, training, result, table)
 
     def _prepare(self, trainer: Trainer, module: LightningModule) -> TrainingSet | None:
         """Index the training images and find the null (all processes call this); one line where that cannot be."""
         training, trouble = None, None
         try:
+            data = getattr(trainer, "datamodule", None)
             training = TrainingSet.of(
-                getattr(trainer, "datamodule", None),
+                data,
+                view=self._view(trainer, module, data),
                 threshold=self.threshold,
                 null_samples=self.null_samples,
                 device=module.device,
@@ -161,6 +175,12 @@ class MemorizationCallback(Monitor):
         if training.null is None:
             say(trainer, "memorization: no held-out images to judge F_mem by, so its onset is not looked for")
         return training
+
+    def _view(self, trainer: Trainer, module: LightningModule, data: Any) -> View:
+        """What is compared, by a decoder where latents are to be decoded for it."""
+        decoding = self.space not in (None, space_of_data(data))
+        decode = decode_of(trainer, module) if decoding else None
+        return view_of(self.space, data, decode=decode, device=module.device)
 
     def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
         """Go on without memorisation if any process has trouble."""
@@ -183,14 +203,21 @@ class MemorizationCallback(Monitor):
             return None
         return torch.cat(gather(rows))
 
-    def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
+    def _record(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        training: TrainingSet,
+        result: MemorizationResult,
+        table: SampleTable,
+    ) -> None:
         """Write files and pictures, and note whether this is the onset."""
         step, epoch, folder = trainer.global_step, trainer.current_epoch, Path(trainer.default_root_dir)
         earlier = self.history.onset
         self.history.add(Validation(step, epoch, result.f_mem, result.low, result.high))
         attempt(trainer, "writing the distances", lambda: self._write(trainer, training, result))
         if self.media_every and self.validations % self.media_every == 0 and self.gallery:
-            self._draw(trainer, training, result, table)
+            self._draw(trainer, module, training, result, table)
         self.validations += 1
         attempt(trainer, "writing onset.json", lambda: self.history.write(folder, kept=self.keep_before_onset))
         onset = self.history.onset
@@ -215,27 +242,50 @@ class MemorizationCallback(Monitor):
         columns |= {name: result.column(name).numpy() for name in ("d1", "d2", "ratio", "copied")}
         names = [training.name(number) for number in numbers]
         assert self._file is not None
-        self._file.write(trainer.global_step, columns | {"neighbor": numbers, "neighbor_id": names})
+        about = {"space": training.view.space, "threshold": f"{training.threshold:.17g}"}
+        self._file.write(trainer.global_step, columns | {"neighbor": numbers, "neighbor_id": names}, about=about)
         say_trouble(trainer, self._file)
 
-    def _draw(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
+    def _draw(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        training: TrainingSet,
+        result: MemorizationResult,
+        table: SampleTable,
+    ) -> None:
         """Draw the most-copied samples beside their nearest training images (all processes call this)."""
         rows = most_copied(result, self.gallery)
         if not len(rows) or len(training.index.shape) != 3:
             return
         samples = collector_of(trainer).select(table.seeds[rows.numpy()])
         path = picture_path(Path(trainer.default_root_dir), "galleries", trainer.global_step)
-        if attempt(trainer, "drawing the gallery", lambda: _gallery(path, training, result, table, rows, samples)):
+
+        def draw() -> None:
+            _gallery(path, training, result, table, rows, samples, decode_of(trainer, module))
+
+        if attempt(trainer, "drawing the gallery", draw):
             log_media(trainer, pictures={"memorization/gallery": path}, histograms={})
 
 
 def _gallery(
-    path: Path, training: TrainingSet, result: MemorizationResult, table: SampleTable, rows: Tensor, samples: Tensor
+    path: Path,
+    training: TrainingSet,
+    result: MemorizationResult,
+    table: SampleTable,
+    rows: Tensor,
+    samples: Tensor,
+    decode: Decode | None,
 ) -> None:
+    """Write the gallery; latents are decoded where they can be, if they are not compared as pictures anyway."""
+    own = training.view(samples)
+    beside = training.beside(own, result.column("neighbor")[rows])
+    if training.view.compute is None:
+        own, beside = as_shown(own, decode), as_shown(beside, decode)
     write_gallery(
         path,
-        samples,
-        training.beside(samples, result.column("neighbor")[rows]),
+        own,
+        beside,
         seeds=table.seeds[rows.numpy()],
         energy=table.columns["energy"][rows.numpy()],
         ratio=result.column("ratio")[rows].numpy(),

@@ -10,6 +10,7 @@ USAGE = """usage: kinetic COMMAND ...
   train    train a model:                 kinetic train --config configs/digits.yaml
   sample   draw and measure samples:      kinetic sample --kts balanced
   shards   write webdataset shards:       kinetic shards SOURCE OUT
+  encode   images to shards of latents:   kinetic encode SOURCE OUT --vae NAME
   study    measure a model afterwards:    kinetic study balance RUN
   audit    find suspected copies:         kinetic audit RUN
   report   write the report of a run:     kinetic report RUN
@@ -23,6 +24,7 @@ COMMANDS = {  # where the function lies that runs a subcommand
     "train": "kinetic.cli.train:train",
     "sample": "kinetic.cli.sample:sample",
     "shards": "kinetic.cli.shards:shards",
+    "encode": "kinetic.cli.encoding:encode",
     "study": "kinetic.cli.study:study",
     "audit": "kinetic.cli.audit:audit",
     "report": "kinetic.cli.report:report",

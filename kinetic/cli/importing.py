@@ -13,10 +13,11 @@ from kinetic.advice import command
 from kinetic.cli.import_data import DATA, Data, open_named
 from kinetic.cli.options import Parser
 from kinetic.cli.quiet import quiet
+from kinetic.data.latents import Latents
 from kinetic.errors import KineticError
 from kinetic.models.checkpoint import write_checkpoint
 from kinetic.models.importing import Imported, imported
-from kinetic.models.latents import SCALES, Latents, read_statistics
+from kinetic.models.latents import SCALES, read_statistics
 from kinetic.models.public import KINDS, UNETS
 from kinetic.store.runs import LAST, RunFolder, check_name
 from kinetic.text import short

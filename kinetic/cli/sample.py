@@ -10,6 +10,7 @@ import torch
 from kinetic.build import as_config, build
 from kinetic.cli.classes import classes_line
 from kinetic.cli.composed_options import settings_named
+from kinetic.cli.decoding import decoder_of
 from kinetic.cli.options import devices_of
 from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_options import labels_of, parse, seeds_of, trusted
@@ -46,11 +47,14 @@ def sample(args: list[str]) -> None:
     choices = Choices(options, device)
     settings, origin = choices.settings(SINGLE), choices.origin
     folder = Path(options.out) if options.out else origin.home / _name(options)
-    if options.format and "png" in options.formats and origin.field.space != "pixels":
+    autoencoder = decoder_of(options, origin, device)
+    decode = None if autoencoder is None else autoencoder.decode
+    shown = origin.field.space == "pixels" or decode is not None or not is_rank_zero()  # the first process decodes
+    if options.format and "png" in options.formats and not shown:
         raise KineticError(f"samples of shape {origin.field.shape} are no pictures; use --format npz or shards")
     _warn_of_guidance([(setting.origin or origin, setting.sampler) for setting in settings.values()])
     if options.index is not None:
-        _close_up(options, origin, settings[SINGLE].sampler, folder, device)
+        _close_up(options, origin, settings[SINGLE].sampler, folder, device, decode)
         return
     data = _data(options, origin)
     controlled = comparing and (data is not None if options.controls is None else bool(options.controls))
@@ -68,17 +72,18 @@ def sample(args: list[str]) -> None:
         measures=_measures(options, origin),
         exact=comparing or data is not None,
         copies=0 if comparing else len(options.formats),
+        decoded=0 if autoencoder is None else math.prod(autoencoder.image_shape(origin.field.shape or ())),
     )
     plan = draw_parts(job, trainer, overwrite=options.overwrite)
     if trainer.is_global_zero:
-        training_set = _training_set(options, origin, data, device)
+        training_set = _training_set(options, origin, data, device, decode)
         print(f"\n{len(plan.seeds):,} samples from {origin.name}")
         if (classes := classes_line(origin.class_names, job.labels)) is not None:
             print(classes)
         cleaned = _cleaned(options, cleaning, training_set)
         found: dict[str, Any] = {"training_set": training_set, "controlled": controlled, "cleaned": cleaned}
         found["judge"] = _judge(options, data, device)
-        finish(Work(options=options, job=job, plan=plan, **found))
+        finish(Work(options=options, job=job, plan=plan, decode=decode, **found))
 
 
 def _name(options: Any) -> str:
@@ -102,11 +107,11 @@ def _warn_of_guidance(drawn: list[tuple[Origin, Sampler]]) -> None:
         print(f"warning: {UNTRAINED}", file=sys.stderr)
 
 
-def _close_up(options: Any, origin: Origin, sampler: Sampler, folder: Path, device: torch.device) -> None:
+def _close_up(options: Any, origin: Origin, sampler: Sampler, folder: Path, device: torch.device, decode: Any) -> None:
     if sampler.guidance != 1 and origin.field.num_classes is None:
         raise KineticError(f"--guidance {sampler.guidance:g} needs a network with classes; leave it out")
     settings = {"sampler": sampler, "labels": labels_of(options, origin.class_names), "precision": options.precision}
-    print(draw_one(origin.field, options.index, device=device, folder=folder, **settings))
+    print(draw_one(origin.field, options.index, device=device, folder=folder, decode=decode, **settings))
 
 
 def _data(options: Any, origin: Origin) -> FlowDataModule | None:
@@ -118,20 +123,25 @@ def _data(options: Any, origin: Origin) -> FlowDataModule | None:
             trained = training_size(origin.run) or PRODUCTS
             if len(seeds_of(options)) * trained * math.prod(origin.field.shape) > PRODUCTS:
                 return None
-        return open_data(origin.run, trusted(options))
+        data = open_data(origin.run, trusted(options))
+        data.latents = data.latents or origin.latents  # of an imported run, which knows what its data does not say
+        return data
     except (KineticError, OSError) as error:
         _leave_out(options, error)
         return None
 
 
 def _training_set(
-    options: Any, origin: Origin, data: FlowDataModule | None, device: torch.device
+    options: Any, origin: Origin, data: FlowDataModule | None, device: torch.device, decode: Any
 ) -> TrainingSet | None:
     if data is None or origin.run is None:
         return None
+    asked: dict[str, Any] = {"space": options.f_mem_space, "decode": decode, "trust": trusted(options)}
     try:
-        return open_training_set(origin.run, data=data, device=device)
+        return open_training_set(origin.run, data=data, device=device, **asked)
     except (KineticError, OSError) as error:
+        if options.f_mem_space is not None:
+            raise
         _leave_out(options, error)
         return None
 
@@ -143,6 +153,9 @@ def _cleaned(options: Any, cleaning: Clean | None, training_set: TrainingSet | N
     if cleaning is None:
         advice = "pass --cleaner RUN, one that was trained on other images (train --seed_everything N)"
         print(f"F_mem cleaned is left out: {advice}", file=sys.stderr)
+        return None
+    if training_set.view.compute is not None:
+        print(f"F_mem cleaned is left out: it is not measured in {training_set.view.space}", file=sys.stderr)
         return None
     return Cleaned(cleaning, cleaned_set(training_set, cleaning))
 

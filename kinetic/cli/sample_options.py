@@ -12,6 +12,7 @@ from kinetic.cli.composed_options import SETTINGS, add_composed, check_composed
 from kinetic.cli.options import add_devices, add_shaping, add_solver, parsed, typed_parser
 from kinetic.errors import KineticError
 from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
+from kinetic.memorization.views import SPACES, check_space
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
 from kinetic.samples.export import FORMATS
@@ -58,6 +59,8 @@ def parse(args: list[str]) -> Any:
     if options.batch_size is not None and options.batch_size < 1:
         raise KineticError(f"--batch-size must be at least 1, got {options.batch_size!s:.40}")
     check_composed(options)
+    if options.f_mem_space is not None:
+        check_space(options.f_mem_space)
     if options.features not in (None, "none"):
         check_name(options.features)
     return options
@@ -145,6 +148,12 @@ def _which(group: Any) -> None:
         metavar="NAME",
         help=f"compare: features of Fréchet distance, precision and recall: {CHOICES}, or none (None: pca:64)",
     )
+    group.add_argument(
+        "--f-mem-space",
+        type=str,
+        metavar="SPACE",
+        help=f"compare samples with training images as {SPACES} (None: as the run's validations do)",
+    )
     group.add_argument("--measure", action="append", default=[], metavar="CLASS", help="a further number a sample")
     group.add_argument(
         "--copy-score",
@@ -157,6 +166,12 @@ def _where(group: Any) -> None:
     group.add_argument("--out", metavar="DIR", help="folder for the results (None: RUN/sampling/SETTING)")
     group.add_argument("--overwrite", action="store_true", help="replace other samples that lie there")
     group.add_argument("--format", metavar="F", help=f"one or several of {', '.join(FORMATS)} (None: png,npz)")
+    group.add_argument(
+        "--vae",
+        type=str,
+        metavar="NAME",
+        help="decode latents by this autoencoder, a folder or of the hub (None: the run's)",
+    )
     group.add_argument("--batch-size", type=int, metavar="N", help="samples at a time, on each device")
     add_devices(group)
     group.add_argument("--precision", default="32", type=str, help="of the network: 32, bf16 or 16")

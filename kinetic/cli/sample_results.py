@@ -22,6 +22,7 @@ from kinetic.samples.copying import copies_in
 from kinetic.samples.drawing import Plan
 from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_columns, write_csv
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
+from kinetic.samples.pictures import Decode, Decoded
 from kinetic.samples.table import SampleTable
 from kinetic.studies.compare import Figure, Row, comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
@@ -30,6 +31,7 @@ from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled
 from kinetic.studies.setting import Experiment
 from kinetic.studies.verdicts import copies_of, judged, verdict_lines
 from kinetic.text import aligned, cell
+from kinetic.units import UNITS, energies_of, energy_unit
 
 SINGLE = "samples"  # the name of the only setting where nothing is compared
 
@@ -46,6 +48,7 @@ class Work:
         controlled: whether controls belong beside a comparison.
         cleaned: what cleans samples and training images before they are compared again.
         judge: of quality.
+        decode: makes pictures of latents; None where samples are shown as they are.
     """
 
     options: Any
@@ -55,10 +58,16 @@ class Work:
     controlled: bool
     cleaned: Cleaned | None = None
     judge: Judge | None = None
+    decode: Decode | None = None
 
 
 def finish(work: Work) -> None:
-    """Write the files and say what there is."""
+    """Write the files and say what there is, with energies in the unit of the samples."""
+    with energies_of(work.job.origin.field.space):
+        _finish(work)
+
+
+def _finish(work: Work) -> None:
     folder, comparing = work.job.folder, work.options.compare is not None
     tables = _compare(work) if comparing else _single(work)
     if work.training_set is not None:
@@ -75,18 +84,10 @@ def finish(work: Work) -> None:
 def _single(work: Work) -> dict[str, SampleTable]:
     """Write the files of one setting, and say what they show."""
     folder, field = work.job.folder, work.job.origin.field
-    formats = work.options.formats
-    kinds: dict[str, AbstractContextManager[Add]] = {}
-    if "npz" in formats:
-        kinds["npz"] = npz_file(folder / "samples.npz", count=len(work.plan.seeds))
-    if "png" in formats and field.space == "pixels":
-        kinds["png"] = png_folder(folder / "images")
-    if "shards" in formats:
-        kinds["shards"] = tar_shards(folder / "shards")
     points = field.space == "points" and work.training_set is not None
     background = work.training_set.first(POINTS) if points and work.training_set else None
-    grid = sample_grid(folder / "grid.png", field.space, background)
-    files = [*(_of_parts(file) for file in kinds.values()), _of_images(grid)]
+    grid = sample_grid(folder / "grid.png", field.space, background, work.decode)
+    files = [*_files(work), _of_images(grid)]
     tables = collect(work.job, work.plan, training_set=work.training_set, files=files)
     table = tables[SINGLE]
     write_csv(folder / "energies.csv", tables)
@@ -97,10 +98,26 @@ def _single(work: Work) -> dict[str, SampleTable]:
     return tables
 
 
+def _files(work: Work) -> list[AbstractContextManager[Take]]:
+    """The files of samples that were asked for: pictures are those of decoded latents, which are kept beside them."""
+    folder, formats, count = work.job.folder, work.options.formats, len(work.plan.seeds)
+    shown = None if work.decode is None else Decoded(work.decode)
+    found: list[AbstractContextManager[Take]] = []
+    if "npz" in formats:
+        found.append(_of_parts(npz_file(folder / "samples.npz", count=count), shown))
+    if "npz" in formats and shown is not None:
+        found.append(_of_parts(npz_file(folder / "latents.npz", count=count)))
+    if "png" in formats and (shown is not None or work.job.origin.field.space == "pixels"):
+        found.append(_of_parts(png_folder(folder / "images"), shown))
+    if "shards" in formats:
+        found.append(_of_parts(tar_shards(folder / "shards")))
+    return found
+
+
 @contextmanager
-def _of_parts(file: AbstractContextManager[Add]) -> Iterator[Take]:
+def _of_parts(file: AbstractContextManager[Add], shown: Decoded | None = None) -> Iterator[Take]:
     with file as add:
-        yield lambda batch, images: add(batch[SINGLE])
+        yield lambda batch, images: add(batch[SINGLE] if shown is None else shown(batch[SINGLE]))
 
 
 @contextmanager
@@ -115,7 +132,10 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     named = settings_named(work.options)
     derived = {**divided_controls(work.job.settings), **noise_controls(named)} if work.controlled else {}
     gathered = None if work.judge is None else Gathered(work.judge)
-    files = [comparison_picture(folder / "compare.png"), *([] if gathered is None else [nullcontext(gathered.take)])]
+    files = [
+        comparison_picture(folder / "compare.png", work.decode),
+        *([] if gathered is None else [nullcontext(gathered.take)]),
+    ]
     options = {"training_set": work.training_set, "cleaned": work.cleaned, "derived": derived, "files": files}
     tables = collect(work.job, work.plan, **options)  # type: ignore[arg-type]
     write_csv(folder / "energies.csv", {name: tables[name] for name in work.plan.settings})
@@ -129,6 +149,8 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     rows = judged(rows, controls)
     write_rows(folder / "compare.csv", rows)
     print(table_of(rows))
+    if energy_unit() != UNITS["pixels"]:
+        print(f"(energies in {energy_unit()})")
     if work.training_set is not None:
         print(_null(work.training_set))
         print(verdict_lines(rows))
@@ -165,7 +187,8 @@ def _energies(table: SampleTable) -> str:
         values = scale * table.finite_column(name)
         mean, spread = (float(values.mean()), float(values.std())) if values.size else (math.nan, math.nan)
         words.append(f"{title} {mean:.4g} ± {spread:.2g}{unit}")
-    return ", ".join(words)
+    latent = f" ({energy_unit()})" if energy_unit() != UNITS["pixels"] else ""
+    return ", ".join(words) + latent
 
 
 def _copies(table: SampleTable, training_set: TrainingSet) -> str:
@@ -179,7 +202,8 @@ def _copies(table: SampleTable, training_set: TrainingSet) -> str:
 
 
 def _null(training_set: TrainingSet) -> str:
-    rule = f"d₁/d₂ < {training_set.threshold:.3g}"
+    space = training_set.view.space
+    rule = f"d₁/d₂ < {training_set.threshold:.3g}{'' if space in ('pixels', 'points') else f' in {space}'}"
     null = training_set.null
     if null is None:
         return f"({rule}; no held-out images to judge it by)"

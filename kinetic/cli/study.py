@@ -23,6 +23,7 @@ from kinetic.studies.balance import balance_of
 from kinetic.studies.experiment import predictor
 from kinetic.studies.plane import Plane, is_plane, plane_of
 from kinetic.text import aligned, short
+from kinetic.units import energies_of
 
 USAGE = """usage: kinetic study NAME [RUN] ...
 
@@ -86,7 +87,8 @@ def _balance(options: Any) -> None:
     )
     folder = Path(options.out) if options.out else origin.run / "balance"
     about = {"origin": origin.name, **origin.identity, "num": options.num, "sampler": sampler.to_dict()}
-    write_balance(folder, found, about)
+    with energies_of(origin.field.space):
+        write_balance(folder, found, about)
     pictures = f"{folder}/balance.png"
     if is_plane(data.shape):
         write_plane(folder, plane_of(origin, data, device=device), about)
@@ -103,10 +105,8 @@ def write_balance(folder: Path, found: Balance, about: dict[str, Any]) -> None:
     plain = {n: None if v is None or not math.isfinite(v) else float(v) for n, v in numbers.items()}
     write_text(folder / "balance.json", json.dumps({**plain, "about": about}, indent=2) + "\n")
     names = ("t", "power", "conditional", "held_out", "train", "excess_low", "excess_high")
-    save(
-        balance_over_time({str(about["origin"]): BalanceCurves(*(np.asarray(found.profile[name]) for name in names))}),
-        folder / "balance.png",
-    )
+    curves = BalanceCurves(*(np.asarray(found.profile[name]) for name in names))
+    save(balance_over_time({str(about["origin"]): curves}), folder / "balance.png")
 
 
 def write_plane(folder: Path, found: Plane, about: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from kinetic.data.latents import Latents
 from kinetic.data.loader import TrainLoader, ValLoader
 from kinetic.data.options import switch, whole
 from kinetic.data.pools import SUBSET, BatchOrder, CachedPool, Pool, Source, to_float
@@ -34,6 +35,7 @@ class FlowDataModule(LightningDataModule):
     num_classes: int | None
     class_names: tuple[str, ...] | None
     subset_ids: list[str]
+    latents: Latents | None = None  # of which autoencoder, where they are latents and it is known
 
     def __init__(
         self,
@@ -106,6 +108,7 @@ class FlowDataModule(LightningDataModule):
         self._held: Pool = pool if source.test is None else source.test
         self.subset_ids = [pool.ids[i] for i in self._subset.tolist()]
         self.shape, self.num_classes, self.class_names = pool.shape, source.num_classes, source.class_names
+        self.latents = source.latents
         self._training = CachedPool(pool, self._subset) if self._cached(pool) else pool
         self._source, self._source_pool = source, pool
 
@@ -224,12 +227,15 @@ class FlowDataModule(LightningDataModule):
     def _some_order(self) -> Tensor:
         return torch.randperm(len(self._subset), generator=generator(self.seed, SUBSET, 2))
 
-    def splits(self) -> list[tuple[str, Pool, Tensor]]:
+    def splits(self, *, apart: bool = False) -> list[tuple[str, Pool, Tensor]]:
         """What there is to copy: ("train", pool, ascending indices) and, if the data set comes with one, ("test", ...).
 
-        The training images are the subset where there is a `num_train`, else all of them.
+        The training images are the subset where there is a `num_train`, else all of them. With `apart` the held-out
+        images are a test split where the data set comes with none.
         """
         self.setup()
+        if apart and self._held is self._source_pool and len(self._rest):
+            return [("train", self._training, self._subset), ("test", self._held, self._rest.sort().values)]
         if self._held is not self._source_pool:
             return [("train", self._training, self._subset), ("test", self._held, torch.arange(len(self._held)))]
         everything = torch.arange(len(self._held))

@@ -12,6 +12,7 @@ from torch import Tensor
 from kinetic.data.arrays import read_array
 from kinetic.data.grouping import IMAGES, LeftOut
 from kinetic.data.images import read_image
+from kinetic.data.latents import Latents
 from kinetic.data.manifest import FILE, manifest_of
 from kinetic.data.names import fault_of_name, shown
 from kinetic.data.options import MOST_CLASSES
@@ -81,10 +82,14 @@ class Index:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     channels: int | None = None  # of the pictures, where a manifest says so
+    latents: Latents | None = None  # of which autoencoder, where a manifest says so
+    images: Sequence[str] | None = None  # ids of the images that the samples were made of, where a manifest has them
 
     @property
     def ids(self) -> list[str]:
-        """`shard/key` of every sample."""
+        """The images' ids where they are known, else `shard/key` of every sample."""
+        if self.images is not None:
+            return list(self.images)
         return [f"{s.name}/{key}" for s, keys in zip(self.shards, self.keys, strict=True) for key in keys]
 
 
@@ -104,7 +109,12 @@ def index_shards(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, s
     labels = torch.tensor([label for e in entries for label in e.labels or ()]) if labelled else None
     channels = manifest.shape[0] if len(manifest.shape) == 3 and manifest.shape[0] in (1, 3) else None
     keys = [e.keys for e in entries]
-    return Index(checked, keys, labels, manifest.num_classes, manifest.class_names, channels)
+    images = [name for e in entries for name in e.ids or ()] or None
+    if images is not None and len(set(images)) < len(images):
+        raise KineticError(
+            f"two samples in {FILE} have the same id: give their images other names, and encode them again"
+        )
+    return Index(checked, keys, labels, manifest.num_classes, manifest.class_names, channels, manifest.latents, images)
 
 
 def scan(shards: Sequence[Shard], *, label_key: str, decoder: Decoder, skip_bad: bool) -> Index:

@@ -4,10 +4,11 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kinetic.data.latents import Latents
 from kinetic.data.names import all_clean, fault_of_name, shown
 from kinetic.data.options import MOST_CLASSES
 from kinetic.data.sources import MOST_SHARDS, SUFFIXES, Shard
@@ -29,6 +30,12 @@ class Entry:
     sha256: str
     keys: list[str]
     labels: list[int] | None
+    ids: list[str] | None = None  # of the images that the samples were made of, where keys are not their ids
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types alone."""
+        found = asdict(self)
+        return found if self.ids is not None else {name: value for name, value in found.items() if name != "ids"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,14 @@ class Manifest:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     shards: tuple[Entry, ...]
+    latents: Latents | None = None  # of which autoencoder the samples are, and how; None where they are images
 
     def dumps(self) -> str:
         """Write as JSON."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        content = {name: getattr(self, name) for name in ("count", "shape", "num_classes", "class_names")}
+        content |= {"shards": [entry.to_dict() for entry in self.shards]}
+        content |= {} if self.latents is None else {"latents": self.latents.to_dict()}
+        return json.dumps({"format": FORMAT, **content}, indent=1) + "\n"
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -84,11 +95,11 @@ def manifest_of(shards: list[Shard]) -> Manifest | None:
                 f"shard {shown(shard.url)} has {size} bytes but {FILE} says {entry.size}: copy or write it again"
             )
     total = sum(entry.count for entry in found)
-    return Manifest(total, manifest.shape, manifest.num_classes, manifest.class_names, found)
+    return replace(manifest, count=total, shards=found)
 
 
 def _manifest(content: Any) -> Manifest:
-    top = _fields(content, "it", ("format", "count", "shape", "num_classes", "class_names", "shards"))
+    top = _fields(content, "it", ("format", "count", "shape", "num_classes", "class_names", "shards"), ("latents",))
     if isinstance(top["format"], bool) or top["format"] != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     shape = _list(top["shape"], "shape", lambda n: _is_whole(n, 1, 2**31), "whole numbers of 1 or more", 8)
@@ -103,16 +114,20 @@ def _manifest(content: Any) -> Manifest:
         if names and (len(names) != classes or not all_clean(names)):
             raise ValueError("its class_names are not one line of text for each of its num_classes")
     entries = _list(top["shards"], "shards", lambda e: isinstance(e, dict), "entries", MOST_SHARDS)
-    shards = tuple(_entry(entry, classes) for entry in entries)
+    shards = tuple(entry_of(entry, classes) for entry in entries)
     if len({s.file for s in shards}) < len(shards):
         raise ValueError("it lists a shard twice")
     if not _is_whole(top["count"], 0, 2**53) or top["count"] != sum(s.count for s in shards):
         raise ValueError(f"its count is {_short(top['count'])}, not the sum of those of its shards")
-    return Manifest(top["count"], tuple(shape), classes, names or None, shards)
+    if len({shard.ids is None for shard in shards}) > 1:
+        raise ValueError("some of its shards have ids and others have none")
+    latents = Latents.of(top["latents"], "it") if "latents" in top else None
+    return Manifest(top["count"], tuple(shape), classes, names or None, shards, latents)
 
 
-def _entry(content: Any, classes: int | None) -> Entry:
-    entry = _fields(content, "an entry", ("file", "count", "size", "sha256", "keys", "labels"))
+def entry_of(content: Any, classes: int | None) -> Entry:
+    """Take one shard's entry, labels up to `classes`; ValueError where it is none."""
+    entry = _fields(content, "an entry", ("file", "count", "size", "sha256", "keys", "labels"), ("ids",))
     file = entry["file"]
     if not isinstance(file, str) or fault_of_name(file) or set("/\\") & set(file) or file in (".", ".."):
         raise ValueError(f"the file {_short(file)} is not the name of a shard beside it")
@@ -137,11 +152,20 @@ def _entry(content: Any, classes: int | None) -> Entry:
         raise ValueError(f"it lists no sample of {file}")
     if entry["count"] != len(keys) or (labels is not None and len(labels) != len(keys)):
         raise ValueError(f"the counts of {file} do not agree")
-    return Entry(file, entry["count"], entry["size"], entry["sha256"], keys, labels)
+    return Entry(file, entry["count"], entry["size"], entry["sha256"], keys, labels, _ids(entry, file))
 
 
-def _fields(content: Any, what: str, names: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(content, dict) or set(content) != set(names):
+def _ids(entry: dict[str, Any], file: str) -> list[str] | None:
+    if "ids" not in entry:
+        return None
+    ids = _list(entry["ids"], f"ids of {file}", lambda k: isinstance(k, str), "texts")
+    if len(ids) != entry["count"] or len(set(ids)) < len(ids) or not all_clean(ids):
+        raise ValueError(f"the ids of {file} are not one line of text for each of its samples")
+    return ids
+
+
+def _fields(content: Any, what: str, names: tuple[str, ...], more: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not isinstance(content, dict) or set(content) - set(more) != set(names):
         have = ", ".join(sorted(map(str, content)))[:100] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{what} must have the fields {', '.join(names)}, and has {have or 'none'}")
     return content

@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from kinetic.data.latents import Latents
 from kinetic.data.pixels import from_uint8
 from kinetic.data.progress import progress
 from kinetic.errors import KineticError
@@ -84,6 +85,7 @@ class Source:
     test: Pool | None = None
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    latents: Latents | None = None  # of which autoencoder the samples are
 
 
 class ArrayPool(Pool):

@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from kinetic.data.base import FlowDataModule
+from kinetic.data.base import Chunk, FlowDataModule
 from kinetic.data.decoding import Decoder, Index, index_shards
+from kinetic.data.latents import MIRRORED, Latents
 from kinetic.data.names import shown
 from kinetic.data.options import MOST_CLASSES, factor, switch, text, whole
 from kinetic.data.pools import ORDER, BatchOrder, Pool, Source, stacked, to_float
@@ -214,7 +215,7 @@ def _bytes(item: Item) -> int:
 class Shards(FlowDataModule):
     """Webdataset tars of jpg, png or webp pictures or npy latents, with classes in `.cls` or `.json`.
 
-    An id is `shard/key`, the shard without its folder and extension.
+    An id is `shard/key`, the shard without its folder and extension, or that of the image that the manifest names.
     """
 
     def __init__(
@@ -225,6 +226,7 @@ class Shards(FlowDataModule):
         num_classes: int | None = None,
         label_key: str = "label",
         scale: float = 1.0,
+        vae: str | None = None,
         shuffle: int = 2000,
         skip_bad: bool = False,
         **common: Any,
@@ -237,7 +239,9 @@ class Shards(FlowDataModule):
                 or val, and if there are none a part of the training images.
             num_classes: how many classes there are (by default the manifest's, or the largest label and one).
             label_key: where a `.json` has the class.
-            scale: what npy latents are multiplied by.
+            scale: what npy latents are multiplied by; those that `kinetic encode` wrote are scaled already.
+            vae: the autoencoder whose latents npy files are, by name or path, to show them as pictures (by default the
+                manifest's).
             shuffle: samples that each stream mixes in memory, still encoded.
             skip_bad: read everything at the start, leave out cut-off ends and bad images, and say how many.
             common: see FlowDataModule.
@@ -252,10 +256,13 @@ class Shards(FlowDataModule):
             whole("num_classes", num_classes, 1, MOST_CLASSES)
         text("label_key", label_key)
         factor("scale", scale)
+        if vae is not None:
+            text("vae", vae)
         switch("skip_bad", skip_bad)
         self.train, self.test, self.classes, self.label_key = train, test, num_classes, label_key
-        self.scale, self.shuffle, self.skip_bad = scale, shuffle, skip_bad
+        self.scale, self.vae, self.shuffle, self.skip_bad = scale, vae, shuffle, skip_bad
         self.name = train if isinstance(train, str) else " ".join(train)
+        self._places: dict[str, int] | None = None  # of the training images, by id
 
     def load(self) -> Source:
         """List the samples: at once where there is a manifest, else by reading all shards through."""
@@ -267,13 +274,46 @@ class Shards(FlowDataModule):
             shards = [s for s in shards if s not in held]
         train = self._pool(shards, None)
         test = self._pool(held, train) if held else None
+        latents = self._latents(train)
         if train.labels is None:
-            return Source(train, test)
+            return Source(train, test, latents=latents)
         classes = self.classes or train.index.num_classes or int(train.labels.max()) + 1
         for pool in (train, test):
             check_labels(pool, classes)
         names = train.index.class_names
-        return Source(train, test, classes, names if names and len(names) == classes else None)
+        return Source(train, test, classes, names if names and len(names) == classes else None, latents)
+
+    def _latents(self, pool: ShardPool) -> Latents | None:
+        """What is known of the latents of a pool; None of pictures, and where nothing is."""
+        known = pool.index.latents
+        if pool.pictures:
+            if self.vae is not None:
+                raise KineticError(f"{self.name} holds pictures, not latents: leave out vae, or encode them first")
+            return None
+        if known is not None and self.scale != 1:
+            raise KineticError(
+                f"{self.name} holds latents that are scaled by {known.scale:g} already: leave out scale={self.scale:g}"
+            )
+        if self.vae is None:
+            return known
+        return Latents(vae=self.vae, scale=self.scale) if known is None else replace(known, vae=self.vae)
+
+    def reference(
+        self, *, chunk: int = 1024, flips: bool | None = None, rank: int = 0, world: int = 1
+    ) -> Iterator[Chunk]:
+        """Yield the training images as ever; latents of a mirror image have the index and the id of the image."""
+        for x, rows, ids in super().reference(chunk=chunk, flips=flips, rank=rank, world=world):
+            yield x, *self._images_of(rows, ids)
+
+    def _images_of(self, rows: Tensor, ids: list[str]) -> tuple[Tensor, list[str]]:
+        """Whose view each row is, where the image that a mirror image is of is trained on as well."""
+        if self.latents is None or not any(name.endswith(MIRRORED) for name in ids):
+            return rows, ids
+        if self._places is None:
+            self._places = {name: row for row, name in enumerate(self.subset_ids)}
+        bare = [name.removesuffix(MIRRORED) for name in ids]
+        images = [one if one in self._places else name for one, name in zip(bare, ids, strict=True)]
+        return torch.tensor([self._places[image] for image in images]), images
 
     def _pool(self, shards: list[Shard], like: ShardPool | None) -> ShardPool:
         decoder = Decoder(channels=1 if self.grayscale else None, size=self.size, scale=self.scale)

@@ -57,15 +57,15 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
         raise KineticError(f"format={format!r} is unknown: choose one of {', '.join(OPTIONS)}")
     text("OUT", str(out))
     folder = Path(out)
-    _check_free(folder)
+    check_free(folder)
     splits = data.splits()
-    with _writing(folder):
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in [p for p in folder.iterdir() if PARTIAL.fullmatch(p.name)]:  # of a run that was killed
             left.unlink()
     partial: list[Path] = []
     try:
-        with _writing(folder), progress("writing shards", "images", total=sum(len(i) for _, _, i in splits)) as bar:
+        with writing_to(folder), progress("writing shards", "images", total=sum(len(i) for _, _, i in splits)) as bar:
             entries = [
                 e for split in splits for e in write_split(folder, *split, per_shard, format, partial, bar.update)
             ]
@@ -73,7 +73,7 @@ def write_shards(data: FlowDataModule, out: str | Path, *, per_shard: int = 5000
             sum(e.count for e in entries), data.shape, data.num_classes, data.class_names, tuple(entries)
         )
         partial.append(folder / f".{FILE}.partial")
-        with _writing(folder):
+        with writing_to(folder):
             partial[-1].write_text(content.dumps(), encoding="utf-8")
             for path in partial:
                 path.replace(folder / path.name.removeprefix(".").removesuffix(".partial"))
@@ -101,20 +101,37 @@ def write_split(
         name = f"{split}-{number:05d}.tar"
         partial.append(folder / f".{name}.partial")
         keys = [f"{i:08d}" for i in range(part.start, part.stop)]
-        classes = None if labels is None else labels[part]
-        done = 0
-        with partial[-1].open("wb") as file:
-            written = HashingWriter(file)
-            with tarfile.open(fileobj=cast(Any, written), mode="w|", format=tarfile.USTAR_FORMAT) as tar:
-                for n, (key, image) in enumerate(zip(keys, images, strict=False)):
-                    add(tar, *encode(key, image, format))
-                    if classes is not None:
-                        add(tar, f"{key}.cls", str(classes[n]).encode())
-                    update()
-                    done += 1
-        if done < len(keys):
-            raise KineticError(f"{split} ended after {part.start + done} of {len(indices)} images: start again")
-        yield Entry(name, len(keys), written.size, written.digest.hexdigest(), keys, classes)
+        entry = write_shard(partial[-1], name, images, keys, None if labels is None else labels[part], format, update)
+        if entry.count < len(keys):
+            raise KineticError(f"{split} ended after {part.start + entry.count} of {len(indices)} images: start again")
+        yield entry
+
+
+def write_shard(
+    path: Path,
+    name: str,
+    images: Iterator[Tensor],
+    keys: list[str],
+    labels: list[int] | None,
+    format: Format,
+    update: Callable[[], object],
+    ids: list[str] | None = None,
+) -> Entry:
+    """Write the next images as the shard `name` to `path`, one a key; its entry counts those that there were."""
+    done = 0
+    with path.open("wb") as file:
+        written = HashingWriter(file)
+        with tarfile.open(fileobj=cast(Any, written), mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+            for key in keys:
+                image = next(images, None)
+                if image is None:
+                    break
+                add(tar, *encode(key, image, format))
+                if labels is not None:
+                    add(tar, f"{key}.cls", str(labels[done]).encode())
+                update()
+                done += 1
+    return Entry(name, done, written.size, written.digest.hexdigest(), keys, labels, ids)
 
 
 def encode(key: str, image: Tensor, format: Format) -> tuple[str, bytes]:
@@ -138,7 +155,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(header, io.BytesIO(content))
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Refuse a folder to write to that is a file or already holds shards."""
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise KineticError(f"{shown(str(folder))} is a file: pass a folder to write to")
@@ -153,7 +170,7 @@ def _check_free(folder: Path) -> None:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing_to(folder: Path) -> Iterator[None]:
     """Turn a fault of the disk into a KineticError."""
     try:
         yield

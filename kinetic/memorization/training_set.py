@@ -17,6 +17,7 @@ from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
 from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
+from kinetic.memorization.views import Decode, View, check_space, is_local, space_of_data, view_of
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.store.runs import CONFIG
 from kinetic.store.settings import SavedConfig
@@ -47,12 +48,14 @@ class TrainingSet:
         names: of the images by number.
         threshold: a sample is a copy where d₁/d₂ is below it.
         null: the same of held-out images; None where there are none.
+        view: what images are compared as.
     """
 
     index: ReferenceIndex
     names: dict[int, str]
     threshold: float = THRESHOLD
     null: Null | None = None
+    view: View = View("pixels")  # noqa: RUF009 (frozen)
 
     @classmethod
     def of(
@@ -64,34 +67,40 @@ class TrainingSet:
         device: torch.device | str = "cpu",
         cache_bytes: int = CACHE_BYTES,
         seen: Range | None = None,
+        view: View | None = None,
     ) -> "TrainingSet":
         """Index what `data.reference()` yields, and compare at most `null_samples` of `data.held_out()` with it.
 
-        Images stay on `device` if they take no more than `cache_bytes`. `seen` is the range of images in training.
+        Images stay on `device` if they take no more than `cache_bytes`. `seen` is the range of images in training, and
+        `view` what they are compared as.
         Raises KineticError where there is no reference, fewer than two images, or images of another range.
         """
         if not callable(getattr(data, "reference", None)):
             raise KineticError("the trainer has no datamodule with a reference() to the training images")
-        flip = isinstance(data, FlowDataModule) and data.flip
+        view = View(space_of_data(data)) if view is None else view
+        flip = isinstance(data, FlowDataModule) and data.flip and view.compute is None
         place = torch.device(device)
         place = torch.device("cpu") if place.type == "mps" else place  # distances need float64
         source = partial(data.reference, flips=False) if flip else data.reference
-        images = ImageSet.of(source, "the reference").kept(place, cache_bytes)
+        images = ImageSet.of(view.source(source), "the reference").kept(place, cache_bytes)
         index = prepare(ReferenceIndex.build(images, flip=flip, device=place))
-        _check_range(seen, (index.low, index.high))
-        null = _null_of(data, index, limit=null_samples, threshold=threshold)
-        return cls(index, images.names, threshold, null)
+        _check_range(seen if view.compute is None else None, (index.low, index.high))
+        null = _null_of(data, index, view, limit=null_samples, threshold=threshold)
+        return cls(index, images.names, threshold, null, view)
 
     def measure(self, samples: Tensor, seeds: Tensor) -> Tensor:
         """Compare samples [B, ...] with the images: rows [B, 7] float64 of `copies.COLUMNS`, on the CPU."""
-        return measure(samples, self.index, seeds, threshold=self.threshold).cpu()
+        return measure(self.view(samples), self.index, seeds, threshold=self.threshold).cpu()
 
     def name(self, number: int) -> str:
         """Name of a training image: as the data module calls it, else its number; empty for none (-1)."""
         return self.names.get(number, str(number)) if number >= 0 else ""
 
     def beside(self, samples: Tensor, numbers: Tensor) -> Tensor:
-        """Fetch training images by number [n] -> [n, ...], mirrored where that is nearer to the samples [n, ...]."""
+        """Fetch training images by number [n] -> [n, ...], mirrored where that is nearer to the samples [n, ...].
+
+        Both are as the view has them.
+        """
         images = self.index.images(numbers).cpu()
         if not self.index.flip:
             return images
@@ -110,10 +119,13 @@ def open_training_set(
     data: FlowDataModule | None = None,
     device: torch.device | str = "cpu",
     trust: Trust = STRANGER,
+    space: str | None = None,
+    decode: Decode | None = None,
 ) -> TrainingSet:
     """Open the training set of a run as its own validations saw it; KineticError if it is another one by now.
 
-    `data` is the run's data set where it is open already.
+    `data` is the run's data set where it is open already. Distances are measured in `space`, see `views`: None is that
+    of the run's validations; `decode` decodes latents.
     """
     settings = SavedConfig.read(run)
     threshold = settings.memorization("threshold")
@@ -122,20 +134,27 @@ def open_training_set(
         raise KineticError(f"{run / CONFIG}: the threshold of copies should be a number, and is {threshold!r:.40}")
     if isinstance(limit, bool) or not isinstance(limit, int | None) or (limit or 0) < 0:
         raise KineticError(f"{run / CONFIG}: null_samples should be a whole number or null, and is {limit!r:.40}")
+    data = open_data(run, trust) if data is None else data
+    name = settings.memorization("space") if space is None else space
+    if name is not None:
+        check_space(str(name))
+    if space is None and name is not None and not is_local(str(name)):
+        raise KineticError(f"{run.name} measures F_mem in {name}: ask for that by name, as it may fetch or run a file")
     return TrainingSet.of(
-        open_data(run, trust) if data is None else data,
+        data,
+        view=view_of(None if name is None else str(name), data, decode=decode, device=device, trust=trust),
         threshold=THRESHOLD if threshold is None else float(threshold),
         null_samples=limit,
         device=device,
     )
 
 
-def _null_of(data: Any, index: ReferenceIndex, *, limit: int | None, threshold: float) -> Null | None:
+def _null_of(data: Any, index: ReferenceIndex, view: View, *, limit: int | None, threshold: float) -> Null | None:
     """Compare the images of `data.held_out(limit)` with the training images; None where there are none."""
     if limit == 0 or not callable(getattr(data, "held_out", None)):
         return None
     # Whole, as a streamed reference is read at each comparison.
-    images = ImageSet.of(partial(data.held_out, limit), "the held-out set").whole()
+    images = ImageSet.of(view.source(partial(data.held_out, limit)), "the held-out set").whole()
     if not len(images):
         return None
     result = memorization(images, index, threshold=threshold)

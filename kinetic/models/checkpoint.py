@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kinetic.build import ClassConfig, build
+from kinetic.data.latents import Latents
 from kinetic.errors import KineticError
 from kinetic.models.exported import PREFIXES, read_exported
 from kinetic.models.schema import check_checkpoint, tensors
@@ -36,6 +37,7 @@ class LoadedNetwork:
         sample_shape: of one sample, without the batch axis.
         step: optimiser steps taken, and `epoch` the epoch.
         class_names: of the classes it was trained on, in the order of their numbers; None where they have none.
+        latents: of which autoencoder its samples are, where that is known.
     """
 
     net: nn.Module
@@ -45,6 +47,7 @@ class LoadedNetwork:
     step: int
     epoch: int
     class_names: tuple[str, ...] | None = None
+    latents: Latents | None = None
 
 
 def read_checkpoint(
@@ -157,6 +160,7 @@ def load_network(
     if network is None:
         network = network_of(_network_config(state, path), chosen, source=source, trust=trust)
     load_weights(network, chosen, source=source)
+    latents = state["kinetic"].get("latents")
     return LoadedNetwork(
         net=network.eval().requires_grad_(False),
         weights=which,
@@ -165,6 +169,7 @@ def load_network(
         step=state["global_step"],
         epoch=state["epoch"],
         class_names=tuple(state["kinetic"].get("class_names") or ()) or None,
+        latents=None if latents is None else Latents.of(latents, source),
     )
 
 

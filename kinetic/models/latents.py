@@ -1,6 +1,5 @@
-"""How the latents that a network makes relate to an autoencoder's, as a run writes it down."""
+"""What public networks' latents are scaled by, and the statistics files that some come with."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,6 @@ from kinetic.models.checkpoint import read_checkpoint
 from kinetic.models.schema import tensors
 
 SCALES = {"sit": 0.18215, "repa": 0.18215, "lightningdit": 1.0}  # what training multiplied latents by
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latents:
-    """What a network's samples are: (z - mean) / std x scale, of the latents z of an autoencoder.
-
-    Attributes:
-        vae: the autoencoder, by name or path.
-        scale: above 0.
-        mean: of each channel; None is 0.
-        std: of each channel; None is 1.
-    """
-
-    vae: str
-    scale: float = 1.0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain types alone, for a configuration."""
-        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return listed
 
 
 def read_statistics(path: Path | str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

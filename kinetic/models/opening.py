@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from kinetic.advice import command
+from kinetic.data.latents import Latents
 from kinetic.data.opening import labels_of_reference, open_data, small, training_images
 from kinetic.errors import KineticError
 from kinetic.flow.empirical import EmpiricalVelocity
@@ -18,6 +19,7 @@ from kinetic.models.exported import WEIGHTS
 from kinetic.models.public import kind_of
 from kinetic.store.files import sha256
 from kinetic.store.runs import CONFIG, LAST, SUBSET, find_run
+from kinetic.store.settings import SavedConfig
 from kinetic.trust import STRANGER, Trust
 
 Weights = Literal["ema", "raw"]
@@ -44,6 +46,7 @@ class Origin:
         class_names: of its classes in the order of their numbers, None where they have none.
         null_trained: whether the label that stands for no class was trained, as guidance needs.
         coupling: of noise and images in training.
+        latents: of which autoencoder the samples are, where they are latents and it is known.
     """
 
     field: Field
@@ -55,6 +58,7 @@ class Origin:
     class_names: tuple[str, ...] | None = None
     null_trained: bool = True
     coupling: str = "independent"
+    latents: Latents | None = None
 
 
 def open_run(
@@ -98,7 +102,16 @@ def open_checkpoint(checkpoint: Path | str, *, weights: str | None = None, trust
         class_names=loaded.class_names,
         coupling=str(loaded.hparams.get("coupling", "independent")),
         null_trained=loaded.hparams.get("label_dropout") != 0,
+        latents=_latents(loaded, run),
     )
+
+
+def _latents(loaded: LoadedNetwork, run: Path | None) -> Latents | None:
+    """Of which autoencoder the samples are, by the checkpoint or, of an imported one, by its run."""
+    if loaded.latents is not None or run is None:
+        return loaded.latents
+    found = SavedConfig.read(run).at("latents")
+    return None if found is None else Latents.of(found, str(run / CONFIG))
 
 
 def _loaded(checkpoint: Path, weights: str | None, trust: Trust) -> LoadedNetwork:
@@ -123,7 +136,12 @@ def _field(loaded: LoadedNetwork, source: str) -> Field:
             raise KineticError(f"{source} is damaged: field.{name} is {value!r:.80}")
     path = affine_path(str(loaded.hparams.get("path", "linear")))
     field = replace(Field.of(loaded.net, shape=loaded.sample_shape), path=path)
-    return replace(field, **declared)
+    return replace(_in_space(field, loaded.latents), **declared)
+
+
+def _in_space(field: Field, latents: Latents | None) -> Field:
+    """A field that says that it makes latents, where it does."""
+    return field if latents is None else replace(field, space="latents")
 
 
 def _about(loaded: LoadedNetwork) -> str:
@@ -167,7 +185,8 @@ def open_empirical(
     images = training_images(data)
     net = EmpiricalVelocity(images.whole().to(device) if small(data) else images, labels, num_classes=classes)
     return Origin(
-        field=Field.of(net, shape=tuple(data.shape)),
+        field=_in_space(Field.of(net, shape=tuple(data.shape)), data.latents),
+        latents=data.latents,
         run=folder,
         home=folder / "sampling",
         name=f"the {data.num_reference:,} training images of {os.path.relpath(folder)} (empirical flow matching)",

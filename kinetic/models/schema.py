@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinetic.data.latents import Latents
 from kinetic.data.names import all_clean
 from kinetic.errors import KineticError
 
@@ -42,6 +43,8 @@ def check_checkpoint(state: dict[str, Any], source: str) -> None:
     named = isinstance(names, list) and all(isinstance(name, str) for name in names) and all_clean(names)
     if names is not None and not named:
         raise _wrong(source, "kinetic.class_names", "a list of names of one line", names)
+    if own.get("latents") is not None:
+        Latents.of(own["latents"], source)
 
 
 def check_resumable(state: dict[str, Any], source: str) -> None:

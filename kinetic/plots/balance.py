@@ -23,7 +23,7 @@ from kinetic.plots.style import (
     style,
     thin,
 )
-from kinetic.plots.training import ENERGY_LABEL, POWER_LABEL
+from kinetic.units import energy_label, energy_unit, power_label
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def balance_over_training(curves: BalanceCurves, *, onset: float | None = None) 
         notice(top, "no energy balance")
         return figure
     _lines(top, curves, steps, marker="o")
-    top.set_ylabel(ENERGY_LABEL.replace("  ", "\n"))
+    top.set_ylabel(energy_label("\n"))
     excess = as_array(curves.power) - as_array(curves.held_out)
     below.plot(steps, excess, color=VERMILION, marker="o", markersize=4, label="excess")
     below.fill_between(
         steps, as_array(curves.low), as_array(curves.high), color=VERMILION, alpha=0.18, linewidth=0, label="95 %"
     )
     below.axhline(0, color=MUTED, linewidth=1, label="_zero")
-    below.set_ylabel("excess\n(squared pixel units)")
+    below.set_ylabel(f"excess\n({energy_unit()})")
     below.legend(loc="upper left")
     step_axis(below, steps)
     if onset is not None:
@@ -91,7 +91,7 @@ def balance_over_time(curves: Mapping[Any, BalanceCurves], *, most: int = 4) -> 
         _lines(one, c, as_array(c.at), marker="o")
         one.set_ylim(max(low, -0.25 * high), 1.1 * high)
         one.set_title(f"step {step:,}" if isinstance(step, int) else plain(step), loc="left", fontsize=9)
-    axes[len(rows) // 2].set_ylabel(POWER_LABEL)
+    axes[len(rows) // 2].set_ylabel(power_label())
     axes[-1].set(xlabel="t, from noise (0) to data (1)", xlim=(0, 1))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     return figure

@@ -24,7 +24,7 @@ from kinetic.plots.style import (
     plain,
     style,
 )
-from kinetic.plots.training import ENERGY_LABEL, POWER_LABEL
+from kinetic.units import energy_label, energy_unit, power_label
 
 
 def _histogram(axes: Axes, energy: Array, field: Array) -> None:
@@ -41,7 +41,7 @@ def _histogram(axes: Axes, energy: Array, field: Array) -> None:
         mean = f"field along the path, mean {field.mean():.4g}"
         axes.hist(field, bins=bins, histtype="step", color=VERMILION, linewidth=1.5, label=mean)
         axes.axvline(field.mean(), color=VERMILION, linewidth=1.4, linestyle=(0, (4, 3)), label="_mean")
-    axes.set(xlabel=ENERGY_LABEL, ylabel="samples")
+    axes.set(xlabel=energy_label(), ylabel="samples")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
 
 
@@ -80,7 +80,7 @@ def energies_figure(
     """
     figure, (left, right) = panels(1, 2, height=3.7)
     _histogram(left, finite(energy), finite(field_energy))
-    right.set(ylabel=POWER_LABEL)
+    right.set(ylabel=power_label())
     phases(right, tau)
     _profile(right, as_array(times), as_array(power), gain)
     if title:
@@ -111,12 +111,12 @@ def trajectory_figure(
     grid = figure.add_gridspec(2 if strip else 1, 2, height_ratios=(3, 1) if strip else None)
     left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     left.plot(t, raw, color=BLUE, label="power of the field")
-    left.set(ylabel=POWER_LABEL)
+    left.set(ylabel=power_label())
     if gain is not None:
         left.plot(t, executed, color=VERMILION, linestyle=(0, (4, 2)), label="executed")
         left.legend()
     right.plot(np.append(t, 1.0), sums, color=BLUE, label="energy so far")
-    right.set(ylabel="energy so far  (squared pixel units)")
+    right.set(ylabel=f"energy so far  ({energy_unit()})")
     for axes in (left, right):
         phases(axes, tau)
     if strip:
@@ -166,7 +166,7 @@ def settings_figure(
         left.text(0.5, 0.5, "F_mem not measured", ha="center", va="center", color=MUTED, transform=left.transAxes)
         left.set_xticks([])
     right.plot(as_array(energy), rows, "o", color=BLUE, label="mean energy")
-    right.set(xlabel=ENERGY_LABEL)
+    right.set(xlabel=energy_label())
     right.xaxis.set_major_locator(MaxNLocator(5))
     right.set_yticks(rows, [plain(name) for name in names])
     right.set_ylim(-len(names) + 0.4, 0.6)

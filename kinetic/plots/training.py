@@ -1,6 +1,6 @@
 """Charts of a training run: losses, energies, power profiles, and memorization over the training steps.
 
-Energies are ½∫‖v‖²dt with t without unit, so they are in squared pixel units, pixels running from -1 to 1.
+Energies are ½∫‖v‖²dt with t without unit, so they are in squared units of the samples, see `kinetic.units`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,8 @@ from kinetic.plots.style import (
     style,
     thin,
 )
+from kinetic.units import energy_label, power_label
 
-ENERGY_LABEL = "energy ½∫‖v‖²dt  (squared pixel units)"
-POWER_LABEL = "power ½‖v‖²  (squared pixel units)"
 _LINES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
 
 
@@ -121,7 +120,7 @@ def energy_ridge(groups: Mapping[Any, Any], *, ylabel: str = "training step", mo
     axes.plot(means, -np.arange(len(rows)), zorder=4, label="mean", **mark)
     names = [f"{name:,}" if isinstance(name, int) else plain(name) for name, _ in rows]
     axes.set_yticks(-np.arange(len(rows)), names)
-    axes.set(xlabel=ENERGY_LABEL, ylabel=ylabel, xlim=(grid[0], grid[-1]))
+    axes.set(xlabel=energy_label(), ylabel=ylabel, xlim=(grid[0], grid[-1]))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
     return figure
@@ -148,7 +147,7 @@ def power_profiles(profiles: Mapping[int, Profile], *, tau: float | None = None,
     axes.fill_between(
         as_array(last.t), as_array(last.q25), as_array(last.q75), color=RAMP[-1], alpha=0.14, linewidth=0, label="_band"
     )
-    axes.set(ylabel=POWER_LABEL)
+    axes.set(ylabel=power_label())
     phases(axes, tau)
     figure.legend(
         *axes.get_legend_handles_labels(),
@@ -206,7 +205,7 @@ def memorization_curve(
         notice(top, "no memorization measured")
     if energies is not None:
         _banded(axes[1], energies, BLUE, "mean", "middle half of the samples")
-        axes[1].set_ylabel("energy ½∫‖v‖²dt\n(squared pixel units)")
+        axes[1].set_ylabel(energy_label("\n"))
         axes[1].legend(loc="lower right")
     steps = np.concatenate([finite(curve.steps) for curve in (f_mem, energies) if curve is not None])
     if steps.size:
@@ -240,7 +239,7 @@ def energy_scatter(energy: Any, ratio: Any, *, threshold: float = 1 / 3, copied:
     axes.axvline(threshold, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label="_threshold")
     words = f"copy if d₁/d₂ < {'1/3' if abs(threshold - 1 / 3) < 1e-9 else f'{threshold:g}'}"
     axes.text(threshold, 1.015, words, ha="center", va="bottom", fontsize=8.5, transform=axes.get_xaxis_transform())
-    axes.set(xlabel="d₁/d₂, distance to the nearest over the second-nearest training image", ylabel=ENERGY_LABEL)
+    axes.set(xlabel="d₁/d₂, distance to the nearest over the second-nearest training image", ylabel=energy_label())
     axes.set_xlim(0, max(1.0, float(x[ok].max())) * 1.02)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
     return figure

@@ -10,6 +10,7 @@ from kinetic.report.folder import Run
 from kinetic.report.page import chart, paragraph, table
 from kinetic.report.sources import Unavailable
 from kinetic.text import short
+from kinetic.units import energy_unit
 
 COLUMNS = ("power", "conditional", "held_out", "train", "excess_low", "excess_high")
 
@@ -73,4 +74,4 @@ def _table(curves: BalanceCurves) -> str:
         excess = row[0] - row[2]
         interval = f"{short(curves.low[place])} to {short(curves.high[place])}"
         lines.append([f"{step:,.0f}", *map(short, row), short(excess), interval])
-    return table(head, lines, "Energies in squared pixel units.")
+    return table(head, lines, f"Energies in {energy_unit()}.")

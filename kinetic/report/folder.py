@@ -17,6 +17,7 @@ from kinetic.report.sources import (
     Unavailable,
     by_step,
     number,
+    read_about,
     read_json,
     read_rows,
     read_table,
@@ -60,6 +61,15 @@ class Run:
             return SavedConfig.parse(self.config_text)
         except (Unavailable, KineticError):
             return SavedConfig()
+
+    @cached_property
+    def space(self) -> str | None:
+        """What the samples of validations are, as kpe.parquet says; None where it does not."""
+        try:
+            found = read_about(self.folder / "kpe.parquet").get("space")
+        except Unavailable:
+            found = None
+        return "latents" if found is None and self.settings.at("latents") is not None else found
 
     @property
     def tau(self) -> float:

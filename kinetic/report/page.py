@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from kinetic.plots import THEME_CSS, themed_svg
 from kinetic.report.assets import CSS, SCRIPT
 from kinetic.report.sources import Picture, Unavailable
+from kinetic.units import energy_sum
 
 ROWS, CELL = 1000, 120  # of a table: rows, and characters of a cell
 
@@ -36,8 +37,8 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>{THEME_CSS}{CSS}</style>\n'
         f'</head>\n<body>\n<header><h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p></header>\n'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>\n{"".join(map(_section, sections))}</main>\n'
-        '<footer class="soft">Made by Kinetic. Energy is ½∫‖v‖²dt along the sampling path, a sum over all pixels, '
-        "which run from -1 to 1.</footer>\n"
+        '<footer class="soft">Made by Kinetic. Energy is ½∫‖v‖²dt along the sampling path, '
+        f"{energy_sum()}.</footer>\n"
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 

@@ -27,6 +27,7 @@ from kinetic.report.sources import Unavailable, by_step, number, read_pictures, 
 from kinetic.report.words import energy_words, imported_words, onset_words, where
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
+from kinetic.units import energies_of
 
 LOSSES = 12  # curves in one figure
 
@@ -55,7 +56,9 @@ def write_report(run_dir: str | Path) -> Path:
         Section("settings", "Settings", lambda: f'<pre tabindex="0"><code>{escape(run.config_text)}</code></pre>'),
     )
     target = folder / "report.html"
-    write_text(target, render(f"Run {folder.name}", "Kinetic path energy and memorization of a training run", parts))
+    with energies_of(run.space):
+        page = render(f"Run {folder.name}", "Kinetic path energy and memorization of a training run", parts)
+    write_text(target, page)
     return target
 
 

@@ -15,7 +15,9 @@ from kinetic.report.page import Section, chart, paragraph, picture, render, tabl
 from kinetic.report.sources import Unavailable, number, read_json, read_picture, read_rows, reading
 from kinetic.report.words import copy_rule
 from kinetic.store.files import write_text
+from kinetic.store.plain import read_yaml
 from kinetic.text import percent, short
+from kinetic.units import energies_of, energy_unit
 
 _NAMES = {"field_energy": "of the field", "drift": "endpoint drift"}
 # Columns of energies.csv that no trajectory brings.
@@ -72,6 +74,15 @@ class Samples:
             return THRESHOLD
         return found if math.isfinite(found) else THRESHOLD
 
+    @property
+    def space(self) -> str | None:
+        """What samples are, as sample.yaml says; None where it does not."""
+        try:
+            found = read_yaml(self.folder / "sample.yaml")
+        except (KineticError, OSError):
+            return None
+        return str(found.get("space")) if isinstance(found, dict) else None
+
     @cached_property
     def compare(self) -> list[dict[str, str]]:
         """Rows of compare.csv, one per setting."""
@@ -103,7 +114,8 @@ def write_sampling_report(out_dir: str | Path) -> Path:
     found = [section for file, section in (("memorization.json", copies), ("signals.csv", signals)) if file in names]
     rest = (*found, settings)
     sections = (*compared, energies, *rest) if comparing else (energies, images, *rest)
-    page = render(f"Samples in {folder.name}", subtitle, sections)
+    with energies_of(samples.space):
+        page = render(f"Samples in {folder.name}", subtitle, sections)
     target = folder / "report.html"
     write_text(target, page)
     return target
@@ -193,7 +205,7 @@ def _energies(samples: Samples) -> str:
         figure = chart(energy_ridge(energy, ylabel="setting" if len(groups) > 1 else ""), "energies", alt)
     names = samples.measured
     rows = [[name, *(_spread(_column(rows, key)) for key in names)] for name, rows in groups.items()]
-    caption = "Mean ± standard deviation over the samples, energies in squared pixel units."
+    caption = f"Mean ± standard deviation over the samples, energies in {energy_unit()}."
     return (
         figure
         + table(["", *(_NAMES.get(name, name.replace("_", " ")) for name in names)], rows, caption)
@@ -230,6 +242,8 @@ def _copies(samples: Samples) -> str:
     else:
         count, share, high = (number(null.get(name)) for name in ("count", "f_mem", "high"))
         said = f"Of {count:,.0f} held-out real images {percent(share)} would count (upper limit {percent(high)})."
+    space = str(found.get("space") or "")
+    said = f"Distances are measured in {space:.80}. {said}" if space not in ("", "pixels", "points") else said
     caption = "Fraction of samples that are copies, with its 95 % interval."
     return paragraph(f"{copy_rule(samples.threshold)} {said}") + table(
         ["", "copies", "F_mem", "interval"], rows, caption

@@ -51,6 +51,12 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
+def read_about(path: Path) -> dict[str, str]:
+    """What a parquet file says of itself, texts by name."""
+    found = reading(path, read_parquet).schema.metadata or {}
+    return {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in found.items()}
+
+
 def by_step(table: Table, column: str) -> dict[int, NDArray[Any]]:
     """Split one column by the training step of its rows, in the order of the steps."""
     order = np.argsort(table["step"], kind="stable")

@@ -10,6 +10,7 @@ from torch import Tensor
 from kinetic.flow.field import Space
 from kinetic.flow.sampling import Sampler
 from kinetic.plots import energies_figure, image_grid, save, toy_scatter
+from kinetic.samples.pictures import Decode, as_shown
 from kinetic.samples.table import SampleTable
 
 GRID = 64  # images in a grid
@@ -17,8 +18,13 @@ POINTS = 5000  # points of a training set, or of samples, that are drawn
 
 
 @contextmanager
-def sample_grid(path: Path, space: Space | None, background: Tensor | None) -> Iterator[Callable[[Tensor], None]]:
-    """Draw the first images, or points in the plane before those of a training set, `background` [n, 2]."""
+def sample_grid(
+    path: Path, space: Space | None, background: Tensor | None, decode: Decode | None = None
+) -> Iterator[Callable[[Tensor], None]]:
+    """Draw the first images, or points in the plane before those of a training set, `background` [n, 2].
+
+    Latents are shown as `decode` makes pictures of them, else as the mean of their channels.
+    """
     kept: list[Tensor] = []
     most = POINTS if space == "points" else GRID
 
@@ -30,7 +36,7 @@ def sample_grid(path: Path, space: Space | None, background: Tensor | None) -> I
     yield add
     samples = torch.cat(kept)
     if space != "points":
-        save(image_grid(samples), path)
+        save(image_grid(as_shown(samples, decode)), path)
     elif samples.shape[1] == 2:
         save(toy_scatter(samples, background), path)
 

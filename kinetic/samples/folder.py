@@ -21,6 +21,7 @@ RECORD = "sample.yaml"
 PARTS = ".parts"  # each batch as it was drawn; what the files are made from, and what an interrupted run continues
 FILES = (
     "samples.npz",
+    "latents.npz",
     "samples.parquet",
     "energies.csv",
     "energies.png",
@@ -141,11 +142,22 @@ def _version() -> str:
 
 
 def check_room(
-    folder: Path, shape: Sequence[int], *, pictures: bool, samples: int, copies: int, steps: int, exact: bool
+    folder: Path,
+    shape: Sequence[int],
+    *,
+    pictures: bool,
+    samples: int,
+    copies: int,
+    steps: int,
+    exact: bool,
+    decoded: int = 0,
 ) -> None:
-    """Raise KineticError if `samples` of `shape` in `copies` files, and their parts, would not fit on the disk."""
+    """Raise KineticError if `samples` of `shape` in `copies` files, and their parts, would not fit on the disk.
+
+    `decoded` is how many bytes a decoded sample takes in each of these files besides.
+    """
     width = 1 if pictures else 4
-    each = math.prod(shape) * (width * copies + (4 if exact else width)) + 4 * steps + 400
+    each = math.prod(shape) * (width * copies + (4 if exact else width)) + decoded * copies + 4 * steps + 400
     needed = int(1.05 * samples * each) + 5 * 2**20
     needed -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # there, or to be replaced
     existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())

@@ -16,6 +16,7 @@ from kinetic.metrics.statistics import Signal, wilson
 from kinetic.plots import compare_grid, save
 from kinetic.samples.copying import copies_in, signals_of
 from kinetic.samples.export import write_columns
+from kinetic.samples.pictures import Decode, as_shown
 from kinetic.samples.table import SampleTable
 from kinetic.store.files import write_text
 from kinetic.studies.experiment import Batch, Take
@@ -141,8 +142,8 @@ def table_of(rows: list[Row]) -> str:
 
 
 @contextmanager
-def comparison_picture(path: Path) -> Iterator[Take]:
-    """Draw the first seeds under every setting, drawn or derived, one row a setting."""
+def comparison_picture(path: Path, decode: Decode | None = None) -> Iterator[Take]:
+    """Draw the first seeds under every setting, drawn or derived, one row a setting; latents are decoded."""
     shown: dict[str, Tensor] = {}
     seeds: list[int] = []
 
@@ -154,7 +155,7 @@ def comparison_picture(path: Path) -> Iterator[Take]:
 
     yield take
     if next(iter(shown.values())).ndim == 4:
-        save(compare_grid(shown, seeds=seeds), path)
+        save(compare_grid({name: as_shown(x, decode) for name, x in shown.items()}, seeds=seeds), path)
 
 
 def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: TrainingSet) -> dict[str, list[Signal]]:
@@ -166,7 +167,8 @@ def write_copies(folder: Path, tables: Mapping[str, SampleTable], training_set: 
     for figures in found.values():
         figures.pop("table")
     null = None if training_set.null is None else asdict(training_set.null)
-    record = {"threshold": training_set.threshold, "null": null, "settings": found}
+    rule = {"threshold": training_set.threshold, "space": training_set.view.space}
+    record = {**rule, "null": null, "settings": found}
     write_text(folder / "memorization.json", json.dumps(record, indent=2) + "\n")
     signals = {name: signals_of(table) for name, table in tables.items()}
     every = [(name, signal) for name, found_in in signals.items() for signal in found_in]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.callbacks.progress import RunProgress
@@ -87,7 +88,9 @@ def experiment(
     return collect(job, plan, training_set=training_set) if trainer.is_global_zero else {}
 
 
-def predictor(*, accelerator: str = "auto", devices: int | str = 1) -> Trainer:
+def predictor(
+    *, accelerator: str = "auto", devices: int | str = 1, callbacks: Sequence[Callback] | None = None
+) -> Trainer:
     """Make a trainer that draws on a number of devices, or on as many as there are ("auto")."""
     most = most_devices(accelerator)
     if devices != "auto" and (not isinstance(devices, int) or not 1 <= devices <= most):
@@ -98,7 +101,8 @@ def predictor(*, accelerator: str = "auto", devices: int | str = 1) -> Trainer:
             devices=devices,
             strategy="auto" if devices in (1, "auto") else "ddp",
             precision="32-true",  # that of the network is draw's business
-            callbacks=[RunProgress(), PartWriter()],
+            callbacks=[RunProgress(), PartWriter()] if callbacks is None else list(callbacks),
+            enable_progress_bar=callbacks is None,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -138,12 +142,15 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
         copies=job.copies,
         steps=max(sampler.steps for sampler in job.samplers.values()),
         exact=job.exact,
+        decoded=job.decoded,
     )
     identity = job.identity()
     begun = claim(job.folder, identity, job.seeds, overwrite=overwrite)
     if begun is not None and job.batch_size is None:
         plan = replace(plan, batch_size=begun["batch"])
-    write_record(job.folder, identity, job.seeds, plan.batch_size, device=device_name(device))
+    write_record(
+        job.folder, identity, job.seeds, plan.batch_size, device=device_name(device), space=job.origin.field.space
+    )
     return plan
 
 

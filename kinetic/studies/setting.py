@@ -39,6 +39,7 @@ class Experiment:
         measures: what is measured of every sample.
         exact: keep pictures as floats, as distances need them, from another setting or from training images.
         copies: in how many formats the samples are written besides, to see whether the disk has room.
+        decoded: bytes of a picture that is made of a sample for them, where samples are latents.
     """
 
     origin: Origin
@@ -51,6 +52,7 @@ class Experiment:
     measures: Sequence[Measure] = STANDARD
     exact: bool = False
     copies: int = 0
+    decoded: int = 0
 
     def __post_init__(self) -> None:
         if not self.settings:

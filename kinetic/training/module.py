@@ -136,6 +136,13 @@ class FlowMatching(LightningModule):
         return self.net if self.ema is None else self.ema
 
     @property
+    def field(self) -> Field:
+        """What validation draws from; its space is that of the data, where there is any."""
+        found = replace(Field.of(self.sampling_network, shape=self.sample_shape), path=self.path)
+        latents = getattr(getattr(self.trainer, "datamodule", None), "latents", None)
+        return found if latents is None else replace(found, space="latents")
+
+    @property
     def weights(self) -> Literal["ema", "raw"]:
         """Which weights validation and sampling use."""
         return "raw" if self.ema is None else "ema"
@@ -277,7 +284,7 @@ class FlowMatching(LightningModule):
     def draw(self, batch: Batch, sampler: Sampler, *, precision: Literal["32", "bf16"] = "32") -> Trajectory:
         """Draw the samples of {"seeds": int64 [B], "labels": int64 [B] or None} with the averaged weights."""
         return draw(
-            replace(Field.of(self.sampling_network, shape=self.sample_shape), path=self.path),
+            self.field,
             batch["seeds"].tolist(),
             labels=batch["labels"],
             sampler=sampler,
@@ -316,10 +323,12 @@ class FlowMatching(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what is needed to use the weights without this class; plain types only."""
         self.check_losses()
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        data = getattr(self.trainer, "datamodule", None)
+        names, latents = getattr(data, "class_names", None), getattr(data, "latents", None)
         checkpoint["kinetic"] = {
             "format": 1,
             "weights": self.weights,
             "sample_shape": list(self.sample_shape),
             "class_names": None if names is None or self.num_classes is None else list(names),
+            **({} if latents is None else {"latents": latents.to_dict()}),
         }
