@@ -6,7 +6,8 @@ from kinetic.advice import command
 from kinetic.cli.options import Parser
 from kinetic.errors import KineticError
 from kinetic.models.exported import CARD, CONFIG, WEIGHTS
-from kinetic.models.exporting import check_repository, export_checkpoint, push_to_hub
+from kinetic.models.exporting import export_checkpoint, push_to_hub
+from kinetic.models.hub import check_repository
 from kinetic.models.opening import open_checkpoint, run_of
 from kinetic.report.card import model_card
 from kinetic.report.folder import Run

@@ -1,7 +1,6 @@
 """Autoencoders of diffusers (`AutoencoderKL`): from images to latents, and from a network's latents to pictures."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,12 +13,12 @@ from torch import Tensor, nn
 from kinetic.data.latents import POSTERIORS, Latents
 from kinetic.errors import KineticError, first_line
 from kinetic.flow.field import PRECISIONS
+from kinetic.models.hub import fetched
 from kinetic.store.plain import read_json
 from kinetic.tensors import chunks, seeded_noise
 
 REMEDY = "uv sync --extra diffusers, or pip install kinetic-flow[diffusers]"
 SHORT = {name: f"stabilityai/{name}" for name in ("sd-vae-ft-ema", "sd-vae-ft-mse")}  # as SiT's own code calls them
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 CONFIG, KIND = "config.json", "AutoencoderKL"
 WEIGHTS = "diffusion_pytorch_model*.safetensors*"
 FILES = [f"{place}{name}" for place in ("", "vae/") for name in (CONFIG, WEIGHTS)]
@@ -160,7 +159,7 @@ def _loaded(name: str, download: bool) -> nn.Module:
     except ImportError as error:
         reason = first_line(error)
         raise KineticError(f"the autoencoder {name} needs the package diffusers ({reason}): {REMEDY}") from None
-    folder = _checked(Path(name) if Path(name).exists() else _fetched(name, download), name)
+    folder = _checked(_fetched(name, download), name)
     try:
         with _silent():
             net: nn.Module = AutoencoderKL.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
@@ -185,18 +184,12 @@ def _checked(folder: Path, name: str) -> Path:
 
 
 def _fetched(name: str, download: bool) -> Path:
-    """The folder of a repository of the hub: of what was downloaded before, or downloaded now."""
-    repository = SHORT.get(name, name)
-    if not REPOSITORY.fullmatch(repository):
-        raise KineticError(f"the autoencoder {name} does not exist: pass a folder, or USER/NAME of the hub")
-    from huggingface_hub import snapshot_download
-
-    try:
-        with _silent():
-            return Path(snapshot_download(repository, allow_patterns=FILES, local_files_only=not download))
-    except Exception as error:  # no network, no such repository, no access: a dozen classes
-        where = "and the hub did not give it" if download else "and was not downloaded before"
-        raise KineticError(f"the autoencoder {name} is no folder here, {where}: {first_line(error)}") from None
+    """The folder of an autoencoder, here or on the hub."""
+    if Path(name).exists():
+        return Path(name)
+    with _silent():
+        short = SHORT.get(name, name)
+        return fetched(name, files=FILES, what=f"the autoencoder {name}", repository=short, download=download)
 
 
 @contextmanager

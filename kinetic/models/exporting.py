@@ -1,7 +1,6 @@
 """Pass a model on: write it as a folder, fetch one from the Hugging Face hub, and put one there."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ from kinetic.errors import KineticError, first_line
 from kinetic.flow.field import Field
 from kinetic.models.checkpoint import chosen_weights, read_checkpoint
 from kinetic.models.exported import CARD, CONFIG, KEPT, WEIGHTS, as_json, is_exported
+from kinetic.models.hub import check_repository, fetched
 from kinetic.models.opening import open_checkpoint
 from kinetic.models.schema import check_checkpoint
 from kinetic.store.files import replacing, write_text
 from kinetic.trust import STRANGER, Trust
 
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FILES = [WEIGHTS, CONFIG, CARD]
 
 
@@ -44,27 +43,8 @@ def from_pretrained(name: Path | str, *, revision: str | None = None, trust: Tru
     Nothing in it is executed. A repository is downloaded once, at `revision` or its newest state; KineticError where
     that fails. `trust` says whose classes the model may name besides Kinetic's.
     """
-    return open_checkpoint(_fetched(name, revision), trust=trust).field
-
-
-def _fetched(name: Path | str, revision: str | None) -> Path:
-    if Path(name).exists():
-        return Path(name)
-    if not REPOSITORY.fullmatch(str(name)):
-        raise KineticError(f"{name} does not exist, and is no repository of the hub, which is called USER/NAME")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES))
-    except Exception as error:  # no network, no such repository, no access: a dozen classes
-        raise KineticError(f"{name} is no folder here, and the hub did not give it: {first_line(error)}") from None
-
-
-def check_repository(name: str) -> str:
-    """Return the name of a repository of the hub; KineticError for another."""
-    if not REPOSITORY.fullmatch(name):
-        raise KineticError(f"{name!r:.80} is no name of a repository of the hub; pass USER/NAME")
-    return name
+    folder = fetched(name, files=FILES, what=f"the model {name}", revision=revision)
+    return open_checkpoint(folder, trust=trust).field
 
 
 def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -> str:

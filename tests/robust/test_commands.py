@@ -675,7 +675,7 @@ TABLE = {
     "no such command": (
         nothing,
         ["trian"],
-        "unknown command 'trian'; choose from train, sample, shards, study, audit, report",
+        "unknown command 'trian'; choose from train, sample, shards, encode, study, audit, report, import, export",
     ),
 }
 
