@@ -1,5 +1,7 @@
 """Faults that no one foresaw: one line and an exit status, or the whole traceback where it is asked for."""
 
+import threading
+
 import pytest
 
 from kinetic.cli import partners
@@ -40,3 +42,20 @@ def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch):
 
     with pytest.raises(RecursionError, match="deep"):
         guarded(command, [])
+
+
+@pytest.mark.parametrize(("advice", "words"), [(None, "go on with --resume"), (partners.AGAIN, "same command again")])
+def test_what_to_do_when_a_process_is_lost_is_the_commands_own(monkeypatch, capsys, advice, words):
+    class Lost:
+        returncode = -9
+
+        def poll(self) -> int:
+            return self.returncode
+
+    monkeypatch.setattr(partners, "GRACE", 0.0)
+    ended = threading.Event()
+    monkeypatch.setattr(partners.os, "_exit", lambda status: ended.set())
+    partners.begin()
+    with partners.watching(lambda: [Lost()], lambda: False, **({} if advice is None else {"advice": advice})):
+        assert ended.wait(10)
+    assert words in capsys.readouterr().err

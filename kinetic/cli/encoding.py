@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from kinetic.advice import command
 from kinetic.build import build
 from kinetic.cli.options import Parser, devices_of
-from kinetic.cli.partners import watching
+from kinetic.cli.partners import AGAIN, watching
 from kinetic.cli.quiet import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.encoding import Encoding, encoding
@@ -57,7 +57,7 @@ def encode(args: list[str]) -> None:
         per_shard=options.per_shard,
     )
     ending = TrainerStatus.INTERRUPTED
-    with watching(lambda: started_processes(trainer), lambda: trainer.state.status == ending):
+    with watching(lambda: started_processes(trainer), lambda: trainer.state.status == ending, advice=AGAIN):
         done = encode_shards(plan, autoencoder, trainer)
     if trainer.is_global_zero:
         print(_summary(options, plan, autoencoder, fresh=done is not None))

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from subprocess import Popen
 
 FIRST = "KINETIC_FIRST"  # how the first process tells those that it starts who it is
-LINE = "error: another process of this run has ended, so this one ends too; go on with --resume"
+GO_ON = "KINETIC_GO_ON"  # how it tells them what its user should do when one of them is lost
+RESUME, AGAIN = "go on with --resume", "what is whole is kept: give the same command again"
 EVERY = 0.25  # seconds between two looks
 GRACE = 3.0  # seconds in which a process may end by itself, with its own words, when another is lost
 ENDING = 5.0  # further seconds for one that is ending already
@@ -35,17 +36,19 @@ def tell(line: str) -> None:
 
 
 @contextmanager
-def watching(children: Callable[[], list["Popen[bytes]"]], ending: Callable[[], bool]) -> Iterator[None]:
+def watching(
+    children: Callable[[], list["Popen[bytes]"]], ending: Callable[[], bool], *, advice: str = RESUME
+) -> Iterator[None]:
     """End this process when one that it started fails; `ending` says that this one is about to end by itself.
 
-    What failed is looked after beyond the block, until this process has ended.
+    What failed is looked after beyond the block, until this process has ended. `advice` is what its user should do.
     """
     global _children
     if rank() > 0:
         yield
         return
     _children, done = children, threading.Event()
-    os.environ[FIRST] = str(os.getpid())
+    os.environ[FIRST], os.environ[GO_ON] = str(os.getpid()), advice
     threading.Thread(target=_watch_children, args=(ending, done), daemon=True, name="kinetic-children").start()
     try:
         yield
@@ -67,13 +70,13 @@ def begin() -> None:
 def lost() -> None:
     """Tell that another process was lost, unless one that is still there does so; the caller ends this process."""
     if _first() is None:
-        tell(LINE)
+        tell(_line())
         return
     deadline = time.monotonic() + GRACE
     while not _is_orphan() and time.monotonic() < deadline:
         time.sleep(EVERY / 5)
     if _is_orphan() and rank() == 1:
-        tell(LINE)
+        tell(_line())
 
 
 def end_children() -> None:
@@ -89,6 +92,11 @@ def give_way() -> None:
         time.sleep(GRACE / 2)
 
 
+def _line() -> str:
+    """What is said of a process that was lost."""
+    return f"error: another process of this run has ended, so this one ends too; {os.environ.get(GO_ON, RESUME)}"
+
+
 def _watch_children(ending: Callable[[], bool], done: threading.Event) -> None:
     while not (failed := [child.returncode for child in _children() if child.poll()]):
         if done.wait(EVERY):
@@ -98,7 +106,7 @@ def _watch_children(ending: Callable[[], bool], done: threading.Event) -> None:
         if all(status > 0 for status in failed):
             return  # it said why, and this process is ending as well
         time.sleep(ENDING)
-    tell(LINE)
+    tell(_line())
     end_children()
     os._exit(1)
 
@@ -108,7 +116,7 @@ def _watch_first() -> None:
         time.sleep(EVERY)
     time.sleep(GRACE)
     if rank() == 1:
-        tell(LINE)
+        tell(_line())
     os._exit(1)
 
 
