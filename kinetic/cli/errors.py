@@ -60,7 +60,7 @@ def _status_and_line(error: BaseException) -> tuple[int, str]:
     if _is_memory(error):
         return 1, f"error: there is not enough memory ({one_line(str(error), 120)}); pass a smaller batch or network"
     if _is_lost(error):
-        return 1, partners.LINE
+        return 1, partners.line()
     text = one_line(f"unexpected {type(error).__name__}: {error}")
     return UNEXPECTED, f"error: {text}; KINETIC_TRACEBACK=1 shows where, please report it"
 

@@ -70,13 +70,13 @@ def begin() -> None:
 def lost() -> None:
     """Tell that another process was lost, unless one that is still there does so; the caller ends this process."""
     if _first() is None:
-        tell(_line())
+        tell(line())
         return
     deadline = time.monotonic() + GRACE
     while not _is_orphan() and time.monotonic() < deadline:
         time.sleep(EVERY / 5)
     if _is_orphan() and rank() == 1:
-        tell(_line())
+        tell(line())
 
 
 def end_children() -> None:
@@ -92,7 +92,7 @@ def give_way() -> None:
         time.sleep(GRACE / 2)
 
 
-def _line() -> str:
+def line() -> str:
     """What is said of a process that was lost."""
     return f"error: another process of this run has ended, so this one ends too; {os.environ.get(GO_ON, RESUME)}"
 
@@ -106,7 +106,7 @@ def _watch_children(ending: Callable[[], bool], done: threading.Event) -> None:
         if all(status > 0 for status in failed):
             return  # it said why, and this process is ending as well
         time.sleep(ENDING)
-    tell(_line())
+    tell(line())
     end_children()
     os._exit(1)
 
@@ -116,7 +116,7 @@ def _watch_first() -> None:
         time.sleep(EVERY)
     time.sleep(GRACE)
     if rank() == 1:
-        tell(_line())
+        tell(line())
     os._exit(1)
 
 
