@@ -103,6 +103,7 @@ def test_the_card_says_what_was_measured(here):
     for words in ("library_name: kinetic", "# made", "Digits, 20 training images", "at step 6", "8 samples, step 6"):
         assert words in card, words
     assert "95 % interval" in card
+    assert "| onset by energy | not measured |" in card  # by no callback of this run
     assert "kinetic sample --checkpoint" in card
     assert str(here) not in card + Path("model/config.json").read_text()
     early = Path("runs/made/onset.json")

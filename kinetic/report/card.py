@@ -28,7 +28,7 @@ def model_card(config: dict[str, Any], run: Run | None, *, name: str, parameters
     facts = [f"| {what} | {said} |" for what, said in [*_facts(config, run, parameters), *_measured(config, run)]]
     sections = [
         HEAD + f"# {name}",
-        "A conditional flow matching model, trained and measured with Kinetic. Time runs from noise (0) to data (1).",
+        f"A conditional flow matching model, {_how(config)} with Kinetic. Time runs from noise (0) to data (1).",
         "| | |\n|---|---|\n" + "\n".join(facts),
         f"{copy_rule(THRESHOLD if run is None else run.threshold)} Energies are kinetic path energies ½∫‖v‖² dt, "
         "summed over all dimensions of a sample.",
@@ -39,6 +39,10 @@ def model_card(config: dict[str, Any], run: Run | None, *, name: str, parameters
         "drawn = kinetic.draw(field, range(16))\nprint(drawn.energy)\n```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _how(config: dict[str, Any]) -> str:
+    return "imported" if isinstance(config["hyper_parameters"].get("imported"), dict) else "trained and measured"
 
 
 def _facts(config: dict[str, Any], run: Run | None, parameters: int) -> list[tuple[str, str]]:
@@ -53,9 +57,9 @@ def _facts(config: dict[str, Any], run: Run | None, parameters: int) -> list[tup
     ]
     if isinstance(sampler, dict):
         facts.append(("measured by", f"{sampler.get('method', 'euler')}, {sampler.get('steps', 100)} steps"))
-    if run is not None:
+    if run is not None and run.settings.at("data", "class_path") is not None:
         where = run.settings
-        data = str(where.at("data", "class_path", default="unknown")).rpartition(".")[2]
+        data = str(where.at("data", "class_path")).rpartition(".")[2]
         count = where.at("data", "init_args", "num_train")
         facts.insert(2, ("data", data + (f", {count:,} training images" if isinstance(count, int) else "")))
     imported = settings.get("imported")
@@ -73,7 +77,7 @@ def _measured(config: dict[str, Any], run: Run | None) -> list[tuple[str, str]]:
         ("mean energy", _of(lambda: _energy(run, step))),
         ("F_mem", _of(lambda: _f_mem(run, step))),
         ("onset of copying", _of(lambda: _onset(number(run.onset.get("step")), step))),
-        ("onset by energy", _of(lambda: _onset(run.energy_onset, step))),
+        ("onset by energy", _of(lambda: _energy_onset(run, step))),
     ]
 
 
@@ -102,6 +106,12 @@ def _f_mem(run: Run, step: int) -> str:
     i = known[-1]
     interval = f"95 % interval {percent(curve.low[i])} to {percent(curve.high[i])}, " if curve.low[i] >= 0 else ""
     return f"{percent(curve.value[i])} ({interval}step {int(curve.steps[i]):,})"
+
+
+def _energy_onset(run: Run, step: int) -> str:
+    if not len(run.balance["step"]):  # Unavailable where there was no balance at all
+        raise Unavailable("no energy balance was measured")
+    return _onset(run.energy_onset, step)
 
 
 def _onset(onset: float, step: int) -> str:
