@@ -5,9 +5,11 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from kinetic.memorization.onset import BEFORE
+from kinetic.store.runs import BEST, LAST
 from kinetic.training.weights_and_biases import QuietWandb
 
-KEPT = ("last.ckpt", "best.ckpt", "before-onset.ckpt")  # in the folder of checkpoints
+KEPT = (LAST, BEST, BEFORE)
 
 
 class Artifacts(Callback):
@@ -20,7 +22,7 @@ class Artifacts(Callback):
         """Give what lies in the run folder; offline it is kept for `wandb sync`."""
         folder = Path(trainer.default_root_dir)
         parts = {
-            "model": [folder / "checkpoints" / name for name in KEPT],
+            "model": [folder / name for name in KEPT],
             "report": [folder / "report.html"],
         }
         for logger in trainer.loggers if trainer.is_global_zero else ():

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetic.plots import gallery, image_grid, save, toy_scatter
-from kinetic.units import UNITS, energy_unit
+from kinetic.units import unit_beside
 
 COLUMNS = 10
 
@@ -44,8 +44,7 @@ def write_grid(path: Path, samples: Tensor, seeds: NDArray[np.int64], energy: ND
         return
     captions = [f"seed {seed}\nE {value:.3g}" for seed, value in zip(seeds, energy, strict=True)]
     some = f"{len(seeds)} of {total:,} samples" if len(seeds) < total else f"{total:,} samples"
-    unit = "" if energy_unit() == UNITS["pixels"] else f" ({energy_unit()})"
-    title = f"{some} by kinetic energy E{unit}: the lowest first, the highest last"
+    title = f"{some} by kinetic energy E{unit_beside()}: the lowest first, the highest last"
     save(image_grid(samples.float(), captions, columns=COLUMNS, title=title), path)
 
 

@@ -104,18 +104,18 @@ class KPECallback(Monitor):
             self.validations += 1
             attempt(trainer, "writing the energies", lambda: self._write(trainer, pl_module, table))
             if self._due:
-                self._show(trainer, pl_module, table)
+                self._show(trainer, table)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the samples go."""
         collector_of(trainer).reset()
 
-    def _show(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> None:
+    def _show(self, trainer: Trainer, table: SampleTable) -> None:
         kept = table.columns["energy"][table.finite]
         histograms = {"kpe/histogram": (kept, np.histogram_bin_edges(kept, self.bins))} if len(kept) else {}
-        log_media(trainer, pictures=self._pictures(trainer, module, table), histograms=histograms)
+        log_media(trainer, pictures=self._pictures(trainer, table), histograms=histograms)
 
-    def _pictures(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> dict[str, Path]:
+    def _pictures(self, trainer: Trainer, table: SampleTable) -> dict[str, Path]:
         """Draw the samples (all processes call this); the path by logging key, empty if nothing was drawn.
 
         Latents are decoded where their autoencoder is at hand.
@@ -129,8 +129,8 @@ class KPECallback(Monitor):
         path = picture_path(Path(trainer.default_root_dir), "samples", trainer.global_step)
 
         def draw() -> None:
-            shown = as_shown(samples, decode_of(trainer, module))
-            with energies_of(space_of_module(module)):
+            shown = as_shown(samples, decode_of(trainer))
+            with energies_of(space_of_module(trainer.lightning_module)):
                 write_grid(path, shown, table.seeds[rows], energy[rows], len(table))
 
         if not drawable(samples.shape) or not attempt(trainer, "drawing the samples", draw):

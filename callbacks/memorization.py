@@ -13,8 +13,9 @@ from kinetic.memorization.copies import MemorizationResult, summarize
 from kinetic.memorization.onset import BEFORE, History, Validation, onset_line
 from kinetic.memorization.training_set import Null, Range, TrainingSet
 from kinetic.memorization.views import View, check_space, space_of_data, view_of
+from kinetic.models.autoencoder import Decode
 from kinetic.samples.copying import signals_of, with_copies
-from kinetic.samples.pictures import Decode, as_shown
+from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 
@@ -151,7 +152,7 @@ class MemorizationCallback(Monitor):
         table = with_copies(table, rows.numpy())
         log_numbers(trainer, pl_module, figures(result, table, training.null))
         if fitting(trainer):
-            self._record(trainer, pl_module, training, result, table)
+            self._record(trainer, training, result, table)
 
     def _prepare(self, trainer: Trainer, module: LightningModule) -> TrainingSet | None:
         """Index the training images and find the null (all processes call this); one line where that cannot be."""
@@ -160,7 +161,7 @@ class MemorizationCallback(Monitor):
             data = getattr(trainer, "datamodule", None)
             training = TrainingSet.of(
                 data,
-                view=self._view(trainer, module, data),
+                view=self._view(trainer, data, module.device),
                 threshold=self.threshold,
                 null_samples=self.null_samples,
                 device=module.device,
@@ -176,11 +177,11 @@ class MemorizationCallback(Monitor):
             say(trainer, "memorization: no held-out images to judge F_mem by, so its onset is not looked for")
         return training
 
-    def _view(self, trainer: Trainer, module: LightningModule, data: Any) -> View:
+    def _view(self, trainer: Trainer, data: Any, device: torch.device) -> View:
         """What is compared, by a decoder where latents are to be decoded for it."""
         decoding = self.space not in (None, space_of_data(data))
-        decode = decode_of(trainer, module) if decoding else None
-        return view_of(self.space, data, decode=decode, device=module.device)
+        decode = decode_of(trainer) if decoding else None
+        return view_of(self.space, data, decode=decode, device=device)
 
     def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
         """Go on without memorisation if any process has trouble."""
@@ -203,21 +204,14 @@ class MemorizationCallback(Monitor):
             return None
         return torch.cat(gather(rows))
 
-    def _record(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        training: TrainingSet,
-        result: MemorizationResult,
-        table: SampleTable,
-    ) -> None:
+    def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Write files and pictures, and note whether this is the onset."""
         step, epoch, folder = trainer.global_step, trainer.current_epoch, Path(trainer.default_root_dir)
         earlier = self.history.onset
         self.history.add(Validation(step, epoch, result.f_mem, result.low, result.high))
         attempt(trainer, "writing the distances", lambda: self._write(trainer, training, result))
         if self.media_every and self.validations % self.media_every == 0 and self.gallery:
-            self._draw(trainer, module, training, result, table)
+            self._draw(trainer, training, result, table)
         self.validations += 1
         attempt(trainer, "writing onset.json", lambda: self.history.write(folder, kept=self.keep_before_onset))
         onset = self.history.onset
@@ -246,14 +240,7 @@ class MemorizationCallback(Monitor):
         self._file.write(trainer.global_step, columns | {"neighbor": numbers, "neighbor_id": names}, about=about)
         say_trouble(trainer, self._file)
 
-    def _draw(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        training: TrainingSet,
-        result: MemorizationResult,
-        table: SampleTable,
-    ) -> None:
+    def _draw(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Draw the most-copied samples beside their nearest training images (all processes call this)."""
         rows = most_copied(result, self.gallery)
         if not len(rows) or len(training.index.shape) != 3:
@@ -262,7 +249,7 @@ class MemorizationCallback(Monitor):
         path = picture_path(Path(trainer.default_root_dir), "galleries", trainer.global_step)
 
         def draw() -> None:
-            _gallery(path, training, result, table, rows, samples, decode_of(trainer, module))
+            _gallery(path, training, result, table, rows, samples, decode_of(trainer))
 
         if attempt(trainer, "drawing the gallery", draw):
             log_media(trainer, pictures={"memorization/gallery": path}, histograms={})

@@ -31,6 +31,11 @@ def energy_unit() -> str:
     return UNITS[_space.get()]
 
 
+def unit_beside() -> str:
+    """The unit in brackets, to stand behind energies; nothing for pixels, whose unit goes without saying."""
+    return "" if _space.get() == "pixels" else f" ({energy_unit()})"
+
+
 def energy_label(gap: str = "  ") -> str:
     """What an axis of energies is called, with `gap` before the unit."""
     return f"energy ½∫‖v‖²dt{gap}({energy_unit()})"

@@ -1,7 +1,8 @@
 """What the tests of whole runs share: a tiny configuration, and a way to run commands in a folder of their own."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and isinstance(base.get(key), dict) and "class_path" not in value
         out[key] = merged(base[key], value) if nested else value
     return out
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[Path]:
+    """Make a folder the current one for a while, for runs that several tests share."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield folder
+    finally:
+        os.chdir(before)
+        os.environ.pop("KINETIC_RUN", None)
 
 
 @pytest.fixture

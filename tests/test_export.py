@@ -1,7 +1,6 @@
 """A model passed on: a folder of weights and plain settings that samples as its run does, and what W&B is given."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from kinetic.errors import KineticError
 from kinetic.models.checkpoint import load_network, read_checkpoint, write_checkpoint
 from kinetic.models.exporting import export_checkpoint, from_pretrained, push_to_hub
 from kinetic.training.weights_and_biases import QuietWandb
-from tests.conftest import TINY, merged
+from tests.conftest import TINY, inside, merged
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MEASURED = [{"class_path": f"kinetic.callbacks.{name}"} for name in ("KPECallback", "MemorizationCallback")]
@@ -35,13 +34,10 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a run of a network with classes, measured twice, exported as `model`."""
-    folder, before = tmp_path_factory.mktemp("home"), Path.cwd()
-    os.chdir(folder)
-    Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, CHANGES)))
-    train(["--config", "tiny.yaml", "--run.name", "made"])
-    export("made", "model")
-    os.chdir(before)
-    os.environ.pop("KINETIC_RUN", None)
+    with inside(tmp_path_factory.mktemp("home")) as folder:
+        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, CHANGES)))
+        train(["--config", "tiny.yaml", "--run.name", "made"])
+        export("made", "model")
     return folder
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from kinetic.callbacks import KPECallback, MemorizationCallback, ReportCallback
 from kinetic.cli.train import train
-from tests.conftest import TINY, merged
+from tests.conftest import TINY, inside, merged
 from tests.scripted import Data, Scripted, trainer
 from tests.test_resume import finish
 
@@ -83,14 +83,9 @@ def test_two_processes_give_row_for_row_what_one_gives(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One run of a small configuration that never stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with inside(tmp_path_factory.mktemp("whole")) as folder:
         Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, watching())))
         return folder / finish(Path("tiny.yaml"), "whole")
-    finally:
-        os.chdir(before)
 
 
 def watching() -> dict:

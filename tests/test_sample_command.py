@@ -24,7 +24,7 @@ from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS
 from kinetic.models.checkpoint import load_network, read_checkpoint, write_checkpoint
 from kinetic.nn import UNet
-from tests.conftest import TINY, merged
+from tests.conftest import TINY, inside, merged
 
 ROOT = Path(__file__).parent.parent
 CPU = ["--accelerator", "cpu"]
@@ -40,15 +40,12 @@ POINTS = {
 def trained(tmp_path_factory):
     """Folders with one run each: an unconditional one, one with classes, one of points."""
     home = tmp_path_factory.mktemp("trained")
-    before = Path.cwd()
     for name, changes in {**CHANGES, "points": POINTS}.items():
         (home / name).mkdir()
-        os.chdir(home / name)
         config = merged(merged(TINY, changes), {"trainer": {"max_steps": 3}, "model": {"samples": {"num": 0}}})
-        Path("tiny.yaml").write_text(yaml.safe_dump(config))
-        train(["--config", "tiny.yaml", "--run.name", "run"])
-    os.chdir(before)
-    os.environ.pop("KINETIC_RUN", None)
+        with inside(home / name):
+            Path("tiny.yaml").write_text(yaml.safe_dump(config))
+            train(["--config", "tiny.yaml", "--run.name", "run"])
     return home
 
 

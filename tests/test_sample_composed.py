@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from kinetic.models.opening import open_checkpoint
 from kinetic.store.files import sha256
 from kinetic.store.tables import StepTable
 from kinetic.trust import STRANGER
-from tests.conftest import TINY, merged
+from tests.conftest import TINY, inside, merged
 from tests.test_sample_command import refused
 
 QUICK = ["--accelerator", "cpu", "--steps", "8"]
@@ -41,19 +40,16 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two runs on different images, with checkpoints at the steps 2, 4 and 6, the onset at 5, and a measured gain."""
-    home, before = tmp_path_factory.mktemp("composed"), Path.cwd()
-    os.chdir(home)
-    for name, seed in (("other", 8), ("run", 3)):
-        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, {**CHANGES, "seed_everything": seed})))
-        train(["--config", "tiny.yaml", "--run.name", name])
-    run = home / "runs/run"
-    (run / "onset.json").write_text(json.dumps({"step": 5}))
-    gains = {"label": [None, None, None], "t": [None, 0.25, 0.75], "gain": [9.0, 1.0, 0.4], "held_out": [1.0] * 3}
-    table = StepTable(run / "balance.parquet")
-    table.write(6, gains)
-    table.write(7, {**gains, "gain": [9.0, 0.1, 0.1]})  # of a part that the checkpoint knows nothing of
-    os.chdir(before)
-    os.environ.pop("KINETIC_RUN", None)
+    with inside(tmp_path_factory.mktemp("composed")) as home:
+        for name, seed in (("other", 8), ("run", 3)):
+            Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, {**CHANGES, "seed_everything": seed})))
+            train(["--config", "tiny.yaml", "--run.name", name])
+        run = home / "runs/run"
+        (run / "onset.json").write_text(json.dumps({"step": 5}))
+        gains = {"label": [None, None, None], "t": [None, 0.25, 0.75], "gain": [9.0, 1.0, 0.4], "held_out": [1.0] * 3}
+        table = StepTable(run / "balance.parquet")
+        table.write(6, gains)
+        table.write(7, {**gains, "gain": [9.0, 0.1, 0.1]})  # of a part that the checkpoint knows nothing of
     return home
 
 

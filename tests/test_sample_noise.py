@@ -1,7 +1,6 @@
 """`sample --noise`: what the user types, what is written, and how it says no."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from kinetic.samples.balance import spent_by
 from kinetic.samples.table import SampleTable
 from kinetic.studies.balance import balance_of
 from kinetic.trust import STRANGER
-from tests.conftest import TINY, merged
+from tests.conftest import TINY, inside, merged
 from tests.test_sample_command import refused
 from tests.test_sample_composed import column
 
@@ -42,12 +41,9 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run on another path than the linear one, whose validations draw with noise."""
-    home, before = tmp_path_factory.mktemp("noise"), Path.cwd()
-    os.chdir(home)
-    Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, CHANGES)))
-    train(["--config", "tiny.yaml", "--run.name", "run"])
-    os.chdir(before)
-    os.environ.pop("KINETIC_RUN", None)
+    with inside(tmp_path_factory.mktemp("noise")) as home:
+        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, CHANGES)))
+        train(["--config", "tiny.yaml", "--run.name", "run"])
     return home
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,18 +10,18 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from kinetic.advice import command
 from kinetic.build import build
+from kinetic.cli.latent_options import as_told
 from kinetic.cli.options import Parser, devices_of
 from kinetic.cli.partners import AGAIN, watching
 from kinetic.cli.quiet import quiet
 from kinetic.data import FlowDataModule
 from kinetic.data.encoding import Encoding, encoding
-from kinetic.data.latents import POSTERIORS, Latents
+from kinetic.data.latents import POSTERIORS
 from kinetic.data.manifest import FILE, Manifest, load_manifest
 from kinetic.data.naming import named_data
 from kinetic.data.options import whole
 from kinetic.errors import KineticError
 from kinetic.models.autoencoder import Autoencoder, chosen, load_autoencoder
-from kinetic.models.latents import read_statistics
 from kinetic.studies.encoding import encode_shards
 from kinetic.studies.experiment import predictor
 from kinetic.training.lightning import started_processes
@@ -83,15 +82,8 @@ def _data(options: Any) -> FlowDataModule:
 
 def _autoencoder(options: Any, device: torch.device) -> Autoencoder:
     found = load_autoencoder(options.vae, download=True, device=device)
-    latents: Latents = chosen(found.latents, posterior=options.posterior, precision=options.precision)
-    if options.vae_scale is not None:
-        if not 0 < options.vae_scale < math.inf:
-            raise KineticError(f"--vae-scale must be a number above 0, got {options.vae_scale}")
-        latents = replace(latents, scale=options.vae_scale)
-    if options.latent_stats is not None:
-        mean, std = read_statistics(options.latent_stats, found.channels)
-        latents = replace(latents, mean=mean, std=std)
-    return Autoencoder(found.net, latents)
+    latents = chosen(found.latents, posterior=options.posterior, precision=options.precision)
+    return Autoencoder(found.net, as_told(latents, options, found.channels))
 
 
 def _summary(options: Any, plan: Encoding, autoencoder: Autoencoder, *, fresh: bool) -> str:

@@ -1,7 +1,6 @@
 """The command `import`: a checkpoint that another project published becomes a run."""
 
 import argparse
-import math
 import os
 import sys
 from pathlib import Path
@@ -11,13 +10,14 @@ import yaml
 
 from kinetic.advice import command
 from kinetic.cli.import_data import DATA, Data, open_named
+from kinetic.cli.latent_options import as_told
 from kinetic.cli.options import Parser
 from kinetic.cli.quiet import quiet
 from kinetic.data.latents import Latents
 from kinetic.errors import KineticError
 from kinetic.models.checkpoint import write_checkpoint
 from kinetic.models.importing import Imported, imported
-from kinetic.models.latents import SCALES, read_statistics
+from kinetic.models.latents import SCALES
 from kinetic.models.public import KINDS, UNETS
 from kinetic.store.runs import LAST, RunFolder, check_name
 from kinetic.text import short
@@ -70,11 +70,8 @@ def _latents(options: Any, found: Imported) -> Latents | None:
         raise KineticError("--vae-scale and --latent-stats say what the latents of --vae are; pass it as well")
     if options.vae is None:
         return None
-    scale = SCALES.get(found.kind, 1.0) if options.vae_scale is None else options.vae_scale
-    if not 0 < scale < math.inf:
-        raise KineticError(f"--vae-scale must be a number above 0, got {scale}")
-    mean, std = (None, None) if options.latent_stats is None else read_statistics(options.latent_stats, found.shape[0])
-    return Latents(vae=options.vae, scale=scale, mean=mean, std=std)
+    latents = Latents(vae=options.vae, scale=SCALES.get(found.kind, 1.0))
+    return as_told(latents, options, found.shape[0])
 
 
 def _data(options: Any, found: Imported) -> Data:

@@ -16,13 +16,14 @@ from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.real import LEAST
 from kinetic.metrics.statistics import Signal
+from kinetic.models.autoencoder import Decode
 from kinetic.plots import Point, pareto_figure, save
 from kinetic.report import write_sampling_report
 from kinetic.samples.copying import copies_in
 from kinetic.samples.drawing import Plan
 from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_columns, write_csv
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
-from kinetic.samples.pictures import Decode, Decoded
+from kinetic.samples.pictures import Decoded
 from kinetic.samples.table import SampleTable
 from kinetic.studies.compare import Figure, Row, comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
@@ -31,7 +32,7 @@ from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled
 from kinetic.studies.setting import Experiment
 from kinetic.studies.verdicts import copies_of, judged, verdict_lines
 from kinetic.text import aligned, cell
-from kinetic.units import UNITS, energies_of, energy_unit
+from kinetic.units import energies_of, energy_unit, unit_beside
 
 SINGLE = "samples"  # the name of the only setting where nothing is compared
 
@@ -149,7 +150,7 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     rows = judged(rows, controls)
     write_rows(folder / "compare.csv", rows)
     print(table_of(rows))
-    if energy_unit() != UNITS["pixels"]:
+    if unit_beside():
         print(f"(energies in {energy_unit()})")
     if work.training_set is not None:
         print(_null(work.training_set))
@@ -187,8 +188,7 @@ def _energies(table: SampleTable) -> str:
         values = scale * table.finite_column(name)
         mean, spread = (float(values.mean()), float(values.std())) if values.size else (math.nan, math.nan)
         words.append(f"{title} {mean:.4g} ± {spread:.2g}{unit}")
-    latent = f" ({energy_unit()})" if energy_unit() != UNITS["pixels"] else ""
-    return ", ".join(words) + latent
+    return ", ".join(words) + unit_beside()
 
 
 def _copies(table: SampleTable, training_set: TrainingSet) -> str:

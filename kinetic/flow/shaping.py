@@ -57,7 +57,7 @@ class KTS:
             if getattr(self, name) not in FORMS:
                 raise KineticError(f"unknown KTS {name} form {getattr(self, name)!r}; choose from {', '.join(FORMS)}")
         if self.beta > self.largest_beta:
-            end = 1 - self.beta * self._landing_peak
+            end = 1 - self.beta * ramp(1.0, self.landing, self.k)
             raise KineticError(
                 f"KTS beta={self.beta:g} would reverse the motion (gain {end:.4g} at t = 1); "
                 f"the largest beta allowed for the {self.landing} landing with k={self.k:g} is {self.largest_beta:.6g}"
@@ -93,17 +93,9 @@ class KTS:
         return (self.launch == "constant" and self.alpha > 0) or (self.landing == "constant" and self.beta > 0)
 
     @property
-    def _landing_peak(self) -> float:
-        return math.expm1(self.k) if self.landing == "exponential" else 1.0
-
-    @property
-    def _launch_peak(self) -> float:
-        return math.expm1(self.k) if self.launch == "exponential" else 1.0
-
-    @property
     def largest_beta(self) -> float:
         """Largest beta for which the gain stays at or above 0, rounded down to six digits."""
-        limit = 1 / self._landing_peak
+        limit = 1 / ramp(1.0, self.landing, self.k)
         scale = 10.0 ** (5 - math.floor(math.log10(limit)))
         return math.floor(limit * scale) / scale
 
@@ -143,7 +135,7 @@ class KTS:
 
     def _launched(self, t: float) -> float:
         """∫ α dt from τ to `t` <= τ; it is at most 0."""
-        return -self.alpha * self.tau * area(1 - t / self.tau, self.launch, self.k) / self._launch_peak
+        return -self.alpha * self.tau * area(1 - t / self.tau, self.launch, self.k) / ramp(1.0, self.launch, self.k)
 
     def _landed(self, t: float) -> float:
         """∫ β dt from τ to `t` >= τ."""
@@ -151,7 +143,7 @@ class KTS:
 
     def _launch(self, t: Any) -> Any:
         """α(t) before τ."""
-        return self.alpha * ramp(clamped(1 - t / self.tau), self.launch, self.k) / self._launch_peak
+        return self.alpha * ramp(clamped(1 - t / self.tau), self.launch, self.k) / ramp(1.0, self.launch, self.k)
 
     def _landing(self, t: Any) -> Any:
         """β(t) from τ on."""

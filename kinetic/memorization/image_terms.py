@@ -142,9 +142,9 @@ def image_terms(
     times, parts = stratified_times(count * repeats), []
     with torch.no_grad(), evaluating(field.net):
         for images, numbers, labels in chunks:
-            wanted = labels if field.num_classes is not None else None
+            wanted, given = labels if field.num_classes is not None else None, images.to(device)
             for repeat in range(repeats):
-                index, image, x1, own = numbers + repeat * count, numbers, images.to(device), wanted
+                index, image, x1, own = numbers + repeat * count, numbers, given, wanted
                 x0 = seeded_noise(index + NOISE, images.shape[1:]).to(device)
                 if pairing is not None:
                     order = pairing(x0, x1)

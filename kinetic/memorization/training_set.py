@@ -17,8 +17,9 @@ from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
 from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
-from kinetic.memorization.views import Decode, View, check_space, is_local, space_of_data, view_of
+from kinetic.memorization.views import View, check_space, is_local, space_of_data, view_of
 from kinetic.metrics.reference import ReferenceIndex
+from kinetic.models.autoencoder import Decode
 from kinetic.store.runs import CONFIG
 from kinetic.store.settings import SavedConfig
 from kinetic.trust import STRANGER, Trust

@@ -12,9 +12,9 @@ from kinetic.flow.field import Space, space_of
 from kinetic.images import ImageSet, Item
 from kinetic.metrics.extractors import CHOICES, Training, check_name, extractor
 from kinetic.metrics.features import features
+from kinetic.models.autoencoder import Decode
 from kinetic.trust import STRANGER, Trust
 
-Decode = Callable[[Tensor], Tensor]
 SPACES = f"latents, pixels (those of decoded latents), or features: {CHOICES.partition(', ')[2]}"
 
 
@@ -28,7 +28,7 @@ class View:
     """
 
     space: str
-    compute: Decode | None = None
+    compute: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """What samples [B, ...] are compared as."""

@@ -1,7 +1,7 @@
 """Autoencoders of diffusers (`AutoencoderKL`): from images to latents, and from a network's latents to pictures."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ SHORT = {name: f"stabilityai/{name}" for name in ("sd-vae-ft-ema", "sd-vae-ft-ms
 CONFIG, KIND = "config.json", "AutoencoderKL"
 WEIGHTS = "diffusion_pytorch_model*.safetensors*"
 FILES = [f"{place}{name}" for place in ("", "vae/") for name in (CONFIG, WEIGHTS)]
+Decode = Callable[[Tensor], Tensor]  # latents [B, c, h, w] -> pictures [B, C, H, W] in [-1, 1]
 BATCH = 16  # latents that are decoded at a time
 
 

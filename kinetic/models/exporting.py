@@ -54,14 +54,13 @@ def push_to_hub(folder: Path | str, repository: str, *, private: bool = False) -
     """
     if not is_exported(folder):
         raise KineticError(f"{folder} is no exported model: it needs {WEIGHTS} and {CONFIG}")
+    check_repository(repository)
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
-        address = api.create_repo(check_repository(repository), private=private, exist_ok=True)
+        address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=FILES)
-    except KineticError:
-        raise
     except Exception as error:
         raise KineticError(f"the hub did not take {repository}: {first_line(error)}") from None
     return str(address)

@@ -9,9 +9,9 @@ from kinetic.errors import KineticError
 from kinetic.models.checkpoint import check_network
 from kinetic.models.public import UNETS, PublicFile, Weights, read_public
 from kinetic.models.schema import FORMAT, check_checkpoint
-from kinetic.models.sizes import Translation
+from kinetic.models.sizes import Translation, with_null_row
 from kinetic.models.transformers import read_transformer, renamed
-from kinetic.models.unets import read_unet, with_null_row
+from kinetic.models.unets import read_unet
 from kinetic.store.files import sha256
 
 PATHS = {"linear": "linear", "gvp": "gvp", "cosine": "gvp", "vp": "vp"}

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.models.checkpoint import read_checkpoint
+from kinetic.models.checkpoint import COMPILED, read_checkpoint
 from kinetic.models.schema import KEYS, bounded, tensors
 
 Kind = Literal["torchcfm", "flow_matching", "sit", "repa", "lightningdit"]
@@ -114,7 +114,7 @@ def _clean(found: Any, source: str) -> Weights | None:
     tensors(kept, "weights", source)
     clean: Weights = {}
     for name, value in kept.items():
-        short = re.sub(r"^(module\.)+", "", name.replace("_orig_mod.", ""))
+        short = re.sub(r"^(module\.)+", "", name.replace(COMPILED, ""))
         if short in clean:
             raise KineticError(f"{source} has two tensors called {short!r:.80}, with and without a prefix")
         clean[short] = value

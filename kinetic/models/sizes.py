@@ -7,6 +7,7 @@ from dataclasses import field as default
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kinetic.errors import KineticError
 
@@ -97,3 +98,11 @@ def read_classes(
         raise KineticError(f"--classes {classes}: the table of labels in {shapes.source} has {rows} rows")
     words = "and a row for none of them" if null else "without a row for none of them: no guidance"
     return known, null, [f"{known:,} classes {words} (--classes)"]
+
+
+def with_null_row(weights: dict[str, Tensor], classes: int | None) -> dict[str, Tensor]:
+    """Weights whose table of labels has the row that ours have behind the classes, zero where there was none."""
+    for name in ("label_emb.weight", "y_embedder.embedding_table.weight"):
+        if name in weights and weights[name].shape[0] == classes:
+            return {**weights, name: pad(weights[name], (0, 0, 0, 1))}
+    return weights

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch.nn.functional import pad
-
 from kinetic.errors import KineticError
 from kinetic.models.public import Kind, Weights
 from kinetic.models.sizes import Shapes, Translation, read_classes
@@ -56,14 +54,6 @@ def read_unet(
     }
     field = {} if null else {"null_label": False}
     return Translation(network=network, field=field, classes=known, notes=[*notes, *more, *table])
-
-
-def with_null_row(weights: Weights, classes: int | None) -> Weights:
-    """Weights whose table of labels has the row that ours have behind the classes, zero where there was none."""
-    for name in ("label_emb.weight", "y_embedder.embedding_table.weight"):
-        if name in weights and weights[name].shape[0] == classes:
-            return {**weights, name: pad(weights[name], (0, 0, 0, 1))}
-    return weights
 
 
 def _levels(shapes: Shapes) -> tuple[int, int, bool, bool]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -53,7 +54,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
 
 def read_about(path: Path) -> dict[str, str]:
     """What a parquet file says of itself, texts by name."""
-    found = reading(path, read_parquet).schema.metadata or {}
+    found = reading(path, pq.read_schema).metadata or {}
     return {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in found.items()}
 
 

@@ -10,9 +10,10 @@ from kinetic.errors import KineticError
 from kinetic.flow.field import Field
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.seeds import Labels, labels_for
+from kinetic.models.autoencoder import Decode
 from kinetic.plots import save, trajectory_figure
 from kinetic.samples.export import png
-from kinetic.samples.pictures import Decode, as_shown
+from kinetic.samples.pictures import as_shown
 from kinetic.store.files import replacing
 from kinetic.text import aligned
 from kinetic.units import energies_of

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from kinetic.flow.field import Space
 from kinetic.flow.sampling import Sampler
+from kinetic.models.autoencoder import Decode
 from kinetic.plots import energies_figure, image_grid, save, toy_scatter
-from kinetic.samples.pictures import Decode, as_shown
+from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
 
 GRID = 64  # images in a grid

@@ -1,14 +1,12 @@
 """Samples as people see them: latents decoded, where the autoencoder is at hand; everything else as it is."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
 
 from kinetic.data.pixels import to_uint8
+from kinetic.models.autoencoder import Decode
 from kinetic.samples.parts import Part
-
-Decode = Callable[[Tensor], Tensor]  # latents [B, c, h, w] -> pictures [B, C, H, W] in [-1, 1]
 
 
 class Decoded:

@@ -18,7 +18,7 @@ from kinetic.store.plain import read_text
 LATEST = "latest"
 CONFIG = "config.yaml"
 SUBSET = "subset.txt"
-LAST = "checkpoints/last.ckpt"
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 NAME = re.compile(r"\w[\w.,+=@ -]{0,98}[\w+=@]|\w")
 NAMES = "at most 100 letters, digits and _ + = @, inside also . , - and spaces"
 POINTER = "kinetic run: "  # how runs/latest begins where links cannot be made

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.statistics import Signal, wilson
+from kinetic.models.autoencoder import Decode
 from kinetic.plots import compare_grid, save
 from kinetic.samples.copying import copies_in, signals_of
 from kinetic.samples.export import write_columns
-from kinetic.samples.pictures import Decode, as_shown
+from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
 from kinetic.store.files import write_text
 from kinetic.studies.experiment import Batch, Take

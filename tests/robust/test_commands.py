@@ -20,7 +20,7 @@ from kinetic.cli.train import train
 from kinetic.errors import KineticError
 from kinetic.samples.parts import read_part
 from kinetic.store import tables
-from tests.conftest import TINY, merged
+from tests.conftest import TINY, inside, merged
 from tests.robust.commands import (
     BOMB,
     CANARY,
@@ -55,16 +55,11 @@ Row = tuple[Make, str | list[str], str]  # what is made, the command line, and w
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, samples of it in out/, and configurations."""
-    home, before = tmp_path_factory.mktemp("trained"), Path.cwd()
-    os.chdir(home)
     changes = {"trainer": {"max_steps": 3}, "model": {"samples": {"num": 0}}, "run": {"wandb": "disabled"}}
-    Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
-    try:
+    with inside(tmp_path_factory.mktemp("trained")) as home:
+        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
         train(["--config", "tiny.yaml", "--run.name", "run"])
         sample(["--num", "4", "--steps", "2", "--out", "out", *CPU])
-    finally:
-        os.chdir(before)
-        os.environ.pop("KINETIC_RUN", None)
     return home
 
 
