@@ -31,3 +31,11 @@ def aligned(lines: list[list[str]]) -> str:
 def cell(value: float, form: str, unit: str = "") -> str:
     """Format a number for a table; a dash where it is not finite."""
     return f"{value:{form}}{unit}" if math.isfinite(value) else "-"
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes: 3 s, 2 min 5 s or 1 h 20 min."""
+    hours, rest = divmod(round(seconds), 3600)
+    if hours:
+        return f"{hours:,} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"

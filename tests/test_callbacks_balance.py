@@ -69,19 +69,26 @@ def test_study_finds_what_the_callback_found(digits, capsys):
     """The same samples, images, times, noises and weights, by two ways."""
     last = [row for row in rows(digits) if row["step"] == 10]
     study(["balance", "made", "--num", "30", "--images", "256", "--steps", "4", "--batch-size", "7"])
-    found = json.loads((digits / "balance" / "balance.json").read_text())
-    whole = next(row for row in last if row["t"] is None and row["label"] is None)
-    for name in NUMBERS[:-1]:
-        assert found[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-3), name
-    with open(digits / "balance" / "balance.csv", newline="") as file:
+    folder = digits / "studies" / "balance"
+    with open(folder / "table.csv", newline="") as file:
         written = list(csv.DictReader(file))
-    assert [row["label"] for row in written] == ["", *map(str, range(10)), *[""] * 10]
+    assert [row["of"] for row in written] == ["all", *(f"class {label}" for label in range(10))]
     assert [row["label"] for row in last] == [None, *range(10), *[None] * 10]
-    for one, other in zip(written, last, strict=True):
-        for name in ("power", "held_out", "excess", "excess_low"):
-            assert float(one[name] or "nan") == pytest.approx(other[name], rel=1e-4, abs=1e-3, nan_ok=True)
-    assert "beyond" in capsys.readouterr().out or found["since"] is None
-    assert (digits / "balance" / "balance.png").stat().st_size > 10_000
+    same = {"spent": "power", "A": "conditional", "excess_low": "excess_low", "training_less_held_out": "gap"}
+    for one, other in zip(written, last, strict=False):
+        for mine, theirs in {**same, "held_out": "held_out", "training": "train", "excess": "excess"}.items():
+            assert float(one[mine] or "nan") == pytest.approx(other[theirs], rel=1e-4, abs=1e-3, nan_ok=True)
+        assert "0-29" in one["protocol_seeds"]
+    with open(folder / "over_t.csv", newline="") as file:
+        over_t = list(csv.DictReader(file))
+    for one, other in zip(over_t, last[11:], strict=True):
+        for name in ("t", "power", "held_out", "excess", "gain"):
+            assert float(one[name]) == pytest.approx(other[name], rel=1e-4, abs=1e-3)
+    said = capsys.readouterr().out
+    assert f"Samples spend {float(written[0]['spent']):.4g}" in said
+    assert "studies/balance/report.html, balance.png; the numbers are in" in said
+    assert (folder / "balance.png").stat().st_size > 10_000
+    assert "protocol" in (folder / "report.html").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -165,12 +172,12 @@ def test_report_has_both_charts_and_the_numbers(tiny):
 def test_study_follows_the_closed_form_field_and_refuses_what_does_not_balance(tiny, capsys):
     run = trained(tiny(**TOY))
     study(["balance", "made", "--empirical", "--num", "32", "--steps", "16", "--out", "there"])
-    found = json.loads(Path("there/balance.json").read_text())
-    assert found["about"]["empirical"] is True
-    assert found["held_out"] < found["train"] < found["conditional"]
+    found = json.loads(Path("there/study.json").read_text())
+    assert found["protocol"]["empirical"] is True
+    assert found["table"]["held_out"][0] < found["table"]["training"][0] < found["table"]["A"][0]
     said = capsys.readouterr().out
     assert "training images of runs/made" in said
-    assert "there/field.png" in said
+    assert "field.png" in said
     assert Image.open("there/field.png").size[0] > 1000
     alone = Path("alone.ckpt")
     alone.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
@@ -182,7 +189,7 @@ def test_study_follows_the_closed_form_field_and_refuses_what_does_not_balance(t
     ):
         with pytest.raises(KineticError, match=why):
             study(args)
-    assert not (run / "balance").exists()
+    assert not (run / "studies").exists()
 
 
 @pytest.mark.filterwarnings("ignore")

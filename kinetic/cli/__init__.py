@@ -11,7 +11,7 @@ USAGE = """usage: kinetic COMMAND ...
   sample   draw and measure samples:      kinetic sample --kts balanced
   shards   write webdataset shards:       kinetic shards SOURCE OUT
   encode   images to shards of latents:   kinetic encode SOURCE OUT --vae NAME
-  study    measure a model afterwards:    kinetic study balance RUN
+  study    measure a model afterwards:    kinetic study NAME RUN
   audit    find suspected copies:         kinetic audit RUN
   report   write the report of a run:     kinetic report RUN
   import   make a run of a public file:   kinetic import FILE

@@ -12,7 +12,8 @@ import torch
 from kinetic.advice import command
 from kinetic.memorization.detectors import COUNT
 from kinetic.memorization.training_set import TrainingSet
-from kinetic.metrics.detection import Detection, Estimate
+from kinetic.metrics.detection import Detection
+from kinetic.metrics.statistics import Estimate
 from kinetic.models.opening import Origin
 from kinetic.plots import detection_figure, gallery, image_grid, save
 from kinetic.samples.copying import KINDS, copies_in

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinetic.metrics.statistics import rank_area
+from kinetic.metrics.statistics import Estimate, rank_area
 from kinetic.tensors import seed_from
 
 Array = NDArray[Any]
@@ -14,15 +14,6 @@ Array = NDArray[Any]
 REPEATS = 1000
 LEVEL = 0.95
 KEY = 0xD37EC7
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval; NaN where it is undefined."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

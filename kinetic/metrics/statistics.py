@@ -16,6 +16,15 @@ Z = 1.959964  # standard errors to either side of a 95 % interval
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Signal:
     """How one per-sample number goes with memorisation; None where that is undefined."""
 

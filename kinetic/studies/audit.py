@@ -22,7 +22,8 @@ from kinetic.memorization.copy_score import Array, CopyScore, plain_score, signa
 from kinetic.memorization.detectors import Posterior, posterior
 from kinetic.memorization.membership import Membership
 from kinetic.memorization.training_set import TrainingSet
-from kinetic.metrics.detection import Detection, Estimate, detection, mean_estimate
+from kinetic.metrics.detection import Detection, detection, mean_estimate
+from kinetic.metrics.statistics import Estimate
 from kinetic.models.opening import Origin
 from kinetic.samples.drawing import Plan
 from kinetic.samples.table import SampleTable

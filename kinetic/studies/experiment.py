@@ -110,8 +110,13 @@ def predictor(
         )
 
 
-def draw_parts(job: Experiment, trainer: Trainer, *, overwrite: bool = False) -> Plan:
-    """Claim the folder, and draw the batches that are missing; every process calls this."""
+def draw_parts(
+    job: Experiment, trainer: Trainer, *, overwrite: bool = False, before: Callable[[Plan], None] | None = None
+) -> Plan:
+    """Claim the folder, and draw the batches that are missing; every process calls this.
+
+    The first process calls `before` ahead of drawing.
+    """
     device = trainer.strategy.root_device
     usual = min(BATCH.get(device.type, 256), max(-(-len(job.seeds) // trainer.world_size), 1))
     batch = usual if job.batch_size is None else job.batch_size
@@ -122,6 +127,8 @@ def draw_parts(job: Experiment, trainer: Trainer, *, overwrite: bool = False) ->
             print(f"all samples are in {os.path.relpath(job.folder)} already", file=sys.stderr)
             if trainer.world_size == 1:  # several processes go on together or not at all
                 return plan
+        elif before is not None:
+            before(plan)
     how = {"precision": job.precision, "measures": job.measures, "exact": job.exact}
     module = SamplingModule(job.fields, job.samplers, plan, **how)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there

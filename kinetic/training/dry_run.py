@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
+from kinetic.text import duration
 from kinetic.training.module import FlowMatching
 
 MIB = 2**20
@@ -52,7 +53,7 @@ def dry_run(module: FlowMatching, data: FlowDataModule, trainer: Trainer, *, rep
         f" average {weights / MIB:,.0f}, gradients {gradients / MIB:,.0f}, optimiser {state / MIB:,.0f},"
         f" activations {activations / MIB:,.0f}"
     )
-    print(f"time          {fastest * 1000:.0f} ms a batch, {_clock(fastest * batches)} without validation")
+    print(f"time          {fastest * 1000:.0f} ms a batch, {duration(fastest * batches)} without validation")
 
 
 class Kept:
@@ -77,8 +78,3 @@ def _same(tensor: Tensor) -> Tensor:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
