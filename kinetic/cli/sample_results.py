@@ -17,7 +17,7 @@ from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.real import LEAST
 from kinetic.metrics.statistics import Signal
 from kinetic.models.autoencoder import Decode
-from kinetic.plots import Point, pareto_figure, save
+from kinetic.plots import pareto_figure, save
 from kinetic.report import write_sampling_report
 from kinetic.samples.copying import copies_in
 from kinetic.samples.drawing import Plan
@@ -25,12 +25,12 @@ from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
 from kinetic.samples.pictures import Decoded
 from kinetic.samples.table import SampleTable
-from kinetic.studies.compare import Figure, Row, comparison_picture, rows_of, table_of, write_copies, write_rows
+from kinetic.studies.compare import Row, comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
 from kinetic.studies.experiment import Take, collect
 from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled_figures, with_quality
 from kinetic.studies.setting import Experiment
-from kinetic.studies.verdicts import copies_of, judged, verdict_lines
+from kinetic.studies.verdicts import judged, point_of, verdict_lines
 from kinetic.text import aligned, cell
 from kinetic.units import energies_of, energy_unit, unit_beside
 
@@ -145,7 +145,7 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     if gathered is not None and work.judge is not None:
         rows = _quality(folder, rows, gathered, named, controls)
         copies = "F_mem" if work.cleaned is None else "F_mem cleaned"
-        points = [_point(row, row.setting in controls) for row in rows]
+        points = [point_of(row, control=row.setting in controls) for row in rows]
         save(pareto_figure(points, copies=copies), folder / "pareto.png")
     rows = judged(rows, controls)
     write_rows(folder / "compare.csv", rows)
@@ -169,12 +169,6 @@ def _quality(folder: Path, rows: list[Row], gathered: Gathered, named: list[str]
     write_columns(folder / "paired.csv", paired_columns(figures, settings=named, against=strong))
     print(gathered.judge.text())
     return with_quality(rows, figures)
-
-
-def _point(row: Row, control: bool) -> Point:
-    """Where a setting lies in the picture of copies and quality."""
-    copies, fd = copies_of(row), row.more.get("fd", Figure(math.nan))
-    return Point(row.setting, copies.value, copies.low, copies.high, fd.value, control)
 
 
 def _energies(table: SampleTable) -> str:

@@ -1,16 +1,20 @@
 """The options that studies share, and the subject that they describe."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kinetic.cli.options import add_devices, add_solver, devices_of, naming, solver_settings, typed_parser
 from kinetic.cli.sample_options import add_origin, check_origin, labels_of, origin_of, trusted
+from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import check_count, seed_range
+from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
 from kinetic.report.findings import Findings, write_findings
 from kinetic.store.runs import LAST
 from kinetic.studies.experiment import predictor
+from kinetic.studies.qualities import Judge
 from kinetic.studies.subject import Subject
 
 NUM = 512
@@ -74,10 +78,38 @@ def _folder(name: str, options: Any, origin: Origin) -> Path:
     return home / STUDIES / name
 
 
+class Looked(NamedTuple):
+    """What samples are compared with, as far as it is at hand, and a line on everything that is not."""
+
+    training_set: TrainingSet | None
+    judge: Judge | None
+    missing: list[str]
+
+
+def looked_at(subject: Subject, features: str | None) -> Looked:
+    """Open the training set, and what judges quality in `features`, "none" for nothing; without data the rest stays."""
+    missing: list[str] = []
+    training_set = _or_none("F_mem", lambda: subject.training_set, missing)
+    if features == "none":
+        return Looked(training_set, None, missing)
+    judge = _or_none(
+        "quality", lambda: Judge.of(subject.data, features, device=subject.device, trust=subject.trust), missing
+    )
+    return Looked(training_set, judge, missing)
+
+
+def _or_none(what: str, make: Any, missing: list[str]) -> Any:
+    try:
+        return make()
+    except (KineticError, OSError) as error:
+        missing.append(f"{what} is left out: {error}")
+        return None
+
+
 def finish(subject: Subject, findings: Findings) -> None:
     """Write what a study found, print it, and say where it is."""
     page = write_findings(subject.folder, findings)
     print(f"\n{findings.title}\n\n{findings.table.text()}\n")
     print("\n".join(findings.says))
-    names = "".join(f", {name}.png" for name in findings.pictures)
-    print(f"\nLook:  {page}{names}; the numbers are in {subject.folder}/table.csv and table.md")
+    folder, names = os.path.relpath(page.parent), "".join(f", {name}.png" for name in findings.pictures)
+    print(f"\nLook:  {folder}/{page.name}{names}; the numbers are in {folder}/table.csv and table.md")

@@ -6,6 +6,7 @@ from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.pareto import Point, pareto_figure
 from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
+from kinetic.plots.shaping import AxisPoint, axes_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
 from kinetic.plots.training import (
     Curve,
@@ -19,10 +20,12 @@ from kinetic.plots.training import (
 
 __all__ = [
     "THEME_CSS",
+    "AxisPoint",
     "BalanceCurves",
     "Curve",
     "Point",
     "Profile",
+    "axes_figure",
     "balance_over_time",
     "balance_over_training",
     "compare_grid",

@@ -89,12 +89,18 @@ def _shown(cell: Cell, *, share: bool) -> str:
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Estimate):
-        scale, unit = (100, " %") if share else (1, "")
-        value, low, high = (short(scale * number) for number in (cell.value, cell.low, cell.high))
+        value, low, high = (_number(number, share=share) for number in (cell.value, cell.low, cell.high))
+        unit = " %" if share else ""
         return f"{value}{unit}" if math.isnan(cell.low) else f"{value} ({low} to {high}){unit}"
     if share:
-        return f"{short(100 * cell)} %" if math.isfinite(cell) else "–"
+        return f"{_number(cell, share=True)} %" if math.isfinite(cell) else "–"
     return f"{cell:,}" if isinstance(cell, Integral) else short(cell)
+
+
+def _number(value: float, *, share: bool) -> str:
+    if not share or not math.isfinite(value):
+        return short(value, 3)
+    return f"{100 * value:.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler, velocity_of
 from kinetic.flow.seeds import Labels, seed_text
 from kinetic.flow.solvers import FIXED
+from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.opening import Origin
 from kinetic.samples.drawing import Plan
@@ -159,11 +160,13 @@ class Drawing:
         self,
         *,
         training_set: TrainingSet | None = None,
+        cleaned: Cleaned | None = None,
         derived: Mapping[str, Derive] | None = None,
         files: Iterable[AbstractContextManager[Take]] = (),
     ) -> dict[str, SampleTable]:
         """The table of each setting, see `experiment.collect`; the first process alone calls this."""
-        return collect(self.job, self.plan, training_set=training_set, derived=derived, files=files)
+        how: dict[str, Any] = {"training_set": training_set, "cleaned": cleaned, "derived": derived, "files": files}
+        return collect(self.job, self.plan, **how)
 
 
 def evaluations(job: Experiment, plan: Plan) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from kinetic.plots import Point
 from kinetic.studies.compare import Row
 
 SAME = 1 + 1e-6  # distances this close count as equal: matched noise moves samples as far but for rounding
@@ -22,6 +23,17 @@ def copies_of(row: Row) -> Copies:
     """F_mem after cleaning, which noise cannot hide copies from, where it is known, else F_mem."""
     cleaned = row.more.get("f_mem_cleaned")
     return Copies(row.f_mem, row.low, row.high) if cleaned is None else Copies(cleaned.value, cleaned.low, cleaned.high)
+
+
+def point_of(row: Row, *, control: bool) -> Point:
+    """Where a row lies in the picture of copies and quality."""
+    copies = copies_of(row)
+    return Point(row.setting, copies.value, copies.low, copies.high, fd_of(row), control)
+
+
+def fd_of(row: Row) -> float:
+    """Fréchet distance of a row; NaN where quality was left out."""
+    return row.more["fd"].value if "fd" in row.more else math.nan
 
 
 def judged(rows: Sequence[Row], controls: Collection[str], *, first: str = "off") -> list[Row]:
