@@ -28,6 +28,7 @@ from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
 from kinetic.studies.experiment import draw_parts, predictor
+from kinetic.studies.keeping import draw_kept
 from kinetic.studies.qualities import Judge
 from kinetic.studies.setting import Experiment
 from kinetic.training.loggers import is_rank_zero
@@ -61,6 +62,7 @@ def sample(args: list[str]) -> None:
     if controlled:
         settings |= choices.controls(settings)
     cleaning = cleaner_of(options, origin, device) if options.cleaner is not None else None
+    again = {"overwrite": options.overwrite}
     job = Experiment(
         origin=origin,
         settings=settings,
@@ -71,13 +73,18 @@ def sample(args: list[str]) -> None:
         precision=options.precision,
         measures=_measures(options, origin),
         exact=comparing or data is not None,
+        about={} if options.band is None else {"keep_energy": options.band.text},
         copies=0 if comparing else len(options.formats),
         decoded=0 if autoencoder is None else math.prod(autoencoder.image_shape(origin.field.shape or ())),
     )
-    plan = draw_parts(job, trainer, overwrite=options.overwrite)
+    kept = None if options.band is None else draw_kept(job, trainer, options.band, num=len(job.seeds), **again)
+    plan = draw_parts(job, trainer, **again) if kept is None else kept.plan
     if trainer.is_global_zero:
         training_set = _training_set(options, origin, data, device, decode)
-        print(f"\n{len(plan.seeds):,} samples from {origin.name}")
+        print(f"\n{len(plan.chosen):,} samples from {origin.name}")
+        if kept is not None:
+            discarded = kept.drawn - len(plan.chosen)
+            print(f"kept of {kept.drawn:,} for an energy of {kept.words}; {discarded:,} were discarded")
         if (classes := classes_line(origin.class_names, job.labels)) is not None:
             print(classes)
         cleaned = _cleaned(options, cleaning, training_set)
@@ -89,6 +96,7 @@ def sample(args: list[str]) -> None:
 def _name(options: Any) -> str:
     """Name of the folder that results go to by default."""
     name = "compare" if options.compare is not None else "-".join(settings_named(options)) or "off"
+    name += "-kept" if options.band is not None else ""
     return f"empirical-{name}" if options.empirical else name
 
 

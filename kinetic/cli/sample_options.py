@@ -15,6 +15,7 @@ from kinetic.flow.seeds import LAST, Labels, check_count, seed_range
 from kinetic.memorization.views import SPACES, check_space
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
+from kinetic.samples.band import Band
 from kinetic.samples.export import FORMATS
 from kinetic.trust import Trust
 
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   sample.py --kts balanced --index 12                 one of them again, with its energy curve
   sample.py --compare off,balanced,landing --num 512  the same seeds under each setting
   sample.py --hand-over before-onset --from 0.7       an earlier checkpoint from t = 0.7 on
+  sample.py --keep-energy 10%:80%                     draws more, keeps those of medium energy
   sample.py --noise linear:1                          along a stochastic path, whose samples are distributed alike
   sample.py --away-from training                      guided away from the training images, at no network cost
   sample.py --empirical                               follow the training set itself, without a network"""
@@ -39,6 +41,9 @@ APART = (
     ("compare", "alpha"),
     ("compare", "beta"),
     ("compare", "format"),
+    ("compare", "keep_energy"),
+    ("seeds", "keep_energy"),
+    ("keep_energy", "index"),
     ("compare", "hand_over"),
     ("compare", "away_from"),
     ("hand_over", "away_from"),
@@ -54,6 +59,7 @@ def parse(args: list[str]) -> Any:
     check_origin(options)
     check_apart(options, APART)
     options.formats = formats(options.format)
+    options.band = None if options.keep_energy is None else Band.parse(options.keep_energy)
     if options.index is not None and not 0 <= options.index <= LAST:
         raise KineticError(f"--index is a seed of 0 to {LAST:,}, got {options.index!s:.40}")
     if options.batch_size is not None and options.batch_size < 1:
@@ -127,6 +133,12 @@ def _which(group: Any) -> None:
     group.add_argument("--num", type=int, metavar="N", help="how many, with the seeds 0 to N - 1 (None: 64)")
     group.add_argument("--seeds", metavar="A-B", help="which seeds, as 0-49999 or 1,5,9")
     group.add_argument("--labels", metavar="L", help="classes by name or number: cat,dog or 0,3 (None: balanced)")
+    group.add_argument(
+        "--keep-energy",
+        type=str,
+        metavar="LO:HI",
+        help="draw until N samples have an energy in this band, values (30:45) or quantiles (10%%:80%%)",
+    )
     group.add_argument("--index", type=int, metavar="SEED", help="draw this one sample, with its energy curve")
     group.add_argument("--compare", metavar="A,B", help=f"same seeds under several of {', '.join(SETTINGS)}")
     group.add_argument(

@@ -101,7 +101,7 @@ def _single(work: Work) -> dict[str, SampleTable]:
 
 def _files(work: Work) -> list[AbstractContextManager[Take]]:
     """The files of samples that were asked for: pictures are those of decoded latents, which are kept beside them."""
-    folder, formats, count = work.job.folder, work.options.formats, len(work.plan.seeds)
+    folder, formats, count = work.job.folder, work.options.formats, len(work.plan.chosen)
     shown = None if work.decode is None else Decoded(work.decode)
     found: list[AbstractContextManager[Take]] = []
     if "npz" in formats:
@@ -234,7 +234,7 @@ def _next(options: Any, plan: Plan) -> str:
         return f"{again} --compare off,{field[0]}{_composed(options)}"
     if options.kts in (None, "off"):
         return f"{again} --compare off,balanced,landing"
-    return f"{again} --kts {options.kts} --index {plan.seeds[0]}"
+    return f"{again} --kts {options.kts} --index {plan.chosen[0]}"
 
 
 def _composed(options: Any) -> str:

@@ -1,7 +1,7 @@
 """Drawing many samples under Lightning's `Trainer.predict`: on one process or several, and batch by batch to disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Plan:
     labels: Labels
     num_classes: int | None
     batch_size: int
+    kept: frozenset[int] | None = None  # seeds of the samples that are not discarded; None keeps all
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -70,9 +71,23 @@ class Plan:
         ]
 
     def parts(self) -> Iterator[dict[str, Part]]:
-        """Read batch after batch, each under every setting, in the order of the seeds."""
-        for number, _ in self.batches():
-            yield {setting: read_part(self.path(setting, number)) for setting in self.settings}
+        """Read batch after batch, each under every setting, in the order of the seeds, without what is discarded."""
+        for number, seeds in self.batches():
+            if self.kept is None or not self.kept.isdisjoint(seeds):
+                yield {setting: self._part(setting, number) for setting in self.settings}
+
+    def _part(self, setting: str, number: int) -> Part:
+        part = read_part(self.path(setting, number))
+        return part if self.kept is None else part.of_seeds(self.kept)
+
+    def keeping(self, seeds: Sequence[int]) -> "Plan":
+        """The same, but all samples other than those of `seeds` are discarded."""
+        return replace(self, kept=frozenset(seeds))
+
+    @property
+    def chosen(self) -> Sequence[int]:
+        """Seeds of the samples that are not discarded."""
+        return self.seeds if self.kept is None else [seed for seed in self.seeds if seed in self.kept]
 
 
 class SamplingModule(LightningModule):

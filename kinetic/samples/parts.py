@@ -1,7 +1,7 @@
 """Batches of samples on disk, as they were drawn: what every file is made from, and what an interruption leaves."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def of_seeds(self, seeds: Collection[int]) -> "Part":
+        """The rows of some seeds alone."""
+        keep = np.isin(self.table.seeds, list(seeds))
+        return replace(self, table=self.table.rows(keep), x=self.x[keep])
 
     def images(self) -> Tensor:
         """Samples as the network made them: float32 [B, C, H, W] in [-1, 1], or [B, ...] if they are no pictures."""

@@ -94,6 +94,12 @@ class SampleTable:
             times=times,
         )
 
+    def rows(self, keep: Array) -> "SampleTable":
+        """Some rows alone, bool [N] or row numbers; the power of all rows has to be there, or of none."""
+        fixed = {name: getattr(self, name)[keep] for name in ("seeds", "labels", "finite", "nfe")}
+        power = self.power[:, keep] if self.power.shape[1] else self.power
+        return replace(self, **fixed, columns={n: v[keep] for n, v in self.columns.items()}, power=power)
+
     def finite_column(self, name: str) -> Array:
         """One column of the finite samples, without what was not measured, [n]."""
         values = self.columns[name][self.finite]

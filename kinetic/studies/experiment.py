@@ -155,9 +155,8 @@ def _claimed(job: Experiment, plan: Plan, device: torch.device, *, overwrite: bo
     begun = claim(job.folder, identity, job.seeds, overwrite=overwrite)
     if begun is not None and job.batch_size is None:
         plan = replace(plan, batch_size=begun["batch"])
-    write_record(
-        job.folder, identity, job.seeds, plan.batch_size, device=device_name(device), space=job.origin.field.space
-    )
+    more = {"device": device_name(device), "space": job.origin.field.space, **job.about}
+    write_record(job.folder, identity, job.seeds, plan.batch_size, **more)
     return plan
 
 

@@ -59,7 +59,7 @@ def findings_of(
             ),
             "verdicts": Table(
                 rows=[row for one in found for row in verdict_rows(one)],
-                caption="Whether a control that moves samples no farther has as few copies, or one has a smaller fd, too.",
+                caption="Whether a control moves samples no farther and has as few copies, or a smaller fd.",
             ),
         },
         protocol=subject.protocol(**({} if judge is None else {"quality": judge.text()})),

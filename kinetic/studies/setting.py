@@ -1,7 +1,7 @@
 """What an experiment draws: named settings, each a sampler with the field that it follows, and the seeds they share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Experiment:
         exact: keep pictures as floats, as distances need them, from another setting or from training images.
         copies: in how many formats the samples are written besides, to see whether the disk has room.
         decoded: bytes of a picture that is made of a sample for them, where samples are latents.
+        about: what the record of the folder says besides, plain types.
     """
 
     origin: Origin
@@ -53,6 +54,7 @@ class Experiment:
     exact: bool = False
     copies: int = 0
     decoded: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.settings:
@@ -62,9 +64,9 @@ class Experiment:
         guided = next((s.guidance for s in self.samplers.values() if s.guidance != 1), None)
         if guided is not None and self.origin.field.num_classes is None:
             raise KineticError(f"--guidance {guided:g} needs a network with classes; leave it out")
-        for name, field in self.fields.items():
-            self.samplers[name].check_noise(field.path)
-            own, theirs = ((one.shape, one.num_classes) for one in (self.origin.field, field))
+        for name, other in self.fields.items():
+            self.samplers[name].check_noise(other.path)
+            own, theirs = ((one.shape, one.num_classes) for one in (self.origin.field, other))
             if own != theirs:
                 raise KineticError(f"{name}: its samples have shape and classes {theirs}, those of the others {own}")
 
