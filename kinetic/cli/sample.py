@@ -84,7 +84,7 @@ def sample(args: list[str]) -> None:
         print(f"\n{len(plan.chosen):,} samples from {origin.name}")
         if kept is not None:
             discarded = kept.drawn - len(plan.chosen)
-            print(f"kept of {kept.drawn:,} for an energy of {kept.words}; {discarded:,} were discarded")
+            print(f"chosen of {kept.drawn:,} for an energy of {kept.words}; {discarded:,} were discarded")
         if (classes := classes_line(origin.class_names, job.labels)) is not None:
             print(classes)
         cleaned = _cleaned(options, cleaning, training_set)

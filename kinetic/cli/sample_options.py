@@ -137,7 +137,7 @@ def _which(group: Any) -> None:
         "--keep-energy",
         type=str,
         metavar="LO:HI",
-        help="draw until N samples have an energy in this band, values (30:45) or quantiles (10%%:80%%)",
+        help="draw until N samples have an energy in this band: values, or quantiles with percent signs",
     )
     group.add_argument("--index", type=int, metavar="SEED", help="draw this one sample, with its energy curve")
     group.add_argument("--compare", metavar="A,B", help=f"same seeds under several of {', '.join(SETTINGS)}")

@@ -1,6 +1,7 @@
 """Arrays to matplotlib figures. Every function returns a `Figure` of its own: no global state, no window, no file."""
 
 from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
+from kinetic.plots.deciles import deciles_figure
 from kinetic.plots.detection import detection_figure
 from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.pareto import Point, pareto_figure
@@ -29,6 +30,7 @@ __all__ = [
     "balance_over_time",
     "balance_over_training",
     "compare_grid",
+    "deciles_figure",
     "detection_figure",
     "endpoints_figure",
     "energies_figure",
