@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kinetic.cli.options import CALIBRATED, SHAPINGS, compared
+from kinetic.cli.options import CALIBRATED, MEASURED, SHAPINGS, TUNED, compared
 from kinetic.errors import KineticError
 from kinetic.memorization.earlier import BEFORE_ONSET
 
@@ -18,7 +18,10 @@ GOES_WITH = {
     "between": AWAY,
     "floor": (CALIBRATED,),
 }
-PRESCRIBED = ("alpha", "beta", "k", "launch_form", "landing_form")  # what a calibrated gain has no use for
+PRESCRIBED = {  # what a shaping that was measured has no use for
+    CALIBRATED: ("alpha", "beta", "k", "launch_form", "landing_form"),
+    TUNED: ("alpha", "beta", "tau", "k", "launch_form", "landing_form"),
+}
 
 
 def add_composed(group: Any) -> None:
@@ -61,13 +64,15 @@ def check_composed(options: Any) -> None:
     for option, settings in GOES_WITH.items():
         if getattr(options, option) is not None and not set(names) & set(settings):
             raise KineticError(f"--{option} goes with {', '.join(settings)} alone; leave it out")
-    for option in PRESCRIBED if options.kts == CALIBRATED else ():
+    for option in PRESCRIBED.get(options.kts, ()):
         if getattr(options, option) is not None:
-            raise KineticError(f"--{option.replace('_', '-')} and --kts {CALIBRATED} do not go together; leave one out")
+            raise KineticError(
+                f"--{option.replace('_', '-')} and --kts {options.kts} do not go together; leave one out"
+            )
     for option in ("cleaner", "features"):
         if getattr(options, option) is not None and options.compare is None:
             raise KineticError(f"--{option} goes with --compare alone; leave it out")
-    needy = [name for name in names if name in (*COMPOSED, CALIBRATED)]
+    needy = [name for name in names if name in (*COMPOSED, *MEASURED)]
     if options.empirical and needy:
         raise KineticError(f"--empirical has no {needy[0]}, which needs a trained network; leave one out")
     at = getattr(options, "from")

@@ -16,8 +16,9 @@ from kinetic.flow.shaping import FORMS, KTS, PRESETS
 from kinetic.flow.solvers import AVERAGING
 from kinetic.store.plain import check_yaml
 
-CALIBRATED = "calibrated"
-SHAPINGS = (*PRESETS, CALIBRATED)
+CALIBRATED, TUNED = "calibrated", "tuned"
+MEASURED = (CALIBRATED, TUNED)  # shapings that a run's own files say
+SHAPINGS = (*PRESETS, *MEASURED)
 KINDS = {  # how types are called where an option has a value of another
     "int": "a whole number",
     "float": "a number",

@@ -1,5 +1,6 @@
 """What `sample` draws under: named settings, each with its field and its sampler, and the controls beside them."""
 
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from kinetic.cli.composed_options import COMPOSED, HAND_OVER, between, settings_named
-from kinetic.cli.options import CALIBRATED, naming, shaping_of, solver_settings
+from kinetic.cli.options import CALIBRATED, MEASURED, TUNED, naming, shaping_of, solver_settings
 from kinetic.cli.sample_options import origin_of, trusted
 from kinetic.errors import KineticError
 from kinetic.flow.composition import LATE, TRAINING, away_from, hand_over
@@ -24,6 +25,8 @@ from kinetic.store.files import sha256
 from kinetic.store.runs import SUBSET
 from kinetic.studies.controls import CHECKPOINT, checkpoint_controls, stop_controls
 from kinetic.studies.setting import Setting
+from kinetic.studies.tuned import differs, tuned_shaping
+from kinetic.training.loggers import is_rank_zero
 
 WEIGHTS = {LATE: 0.25, TRAINING: 0.3}
 BETWEEN = {LATE: (0.0, 1.0), TRAINING: (0.1, 0.8)}
@@ -56,7 +59,7 @@ class Choices:
     def run(self) -> Path:
         """Folder of the run that earlier checkpoints, training images and measurements belong to."""
         if self.late.run is None:
-            needy = next(name for name in self.names if name in (*COMPOSED, CALIBRATED))
+            needy = next(name for name in self.names if name in (*COMPOSED, *MEASURED))
             raise KineticError(f"{self.late.name} lies in no run, which {needy} needs; name a run")
         return self.late.run
 
@@ -81,7 +84,7 @@ class Choices:
     def controls(self, settings: dict[str, Setting]) -> dict[str, Setting]:
         """Controls that have to be drawn, beside the settings of a comparison."""
         off = settings["off"].sampler
-        far = any(name in (*COMPOSED, CALIBRATED) for name in settings)
+        far = any(name in (*COMPOSED, *MEASURED) for name in settings)
         how = {"weights": self.options.weights, "trust": trusted(self.options)}
         found = {**stop_controls(off, far=far), **checkpoint_controls(self.late, off, **how)}
         if any(name in COMPOSED for name in settings):  # what they are composed with, by itself
@@ -90,9 +93,9 @@ class Choices:
         return found
 
     def _sampler(self, kts: str | None) -> Sampler:
-        calibrated = self._calibrated if kts == CALIBRATED else None
+        measured = self._calibrated if kts == CALIBRATED else self._tuned if kts == TUNED else None
         with naming(self.options):
-            shaping = calibrated or shaping_of(self.options, kts)
+            shaping = measured or shaping_of(self.options, kts)
             noise = None if self.options.noise is None else Diffusion.parse(self.options.noise)
             how = {"guidance": self.options.guidance, "average_gain": self.options.average_gain}
             return Sampler(**solver_settings(self.options), **how, kts=shaping, noise=noise)
@@ -103,6 +106,14 @@ class Choices:
         floor = FLOOR if self.options.floor is None else self.options.floor
         with naming(self.options):
             return calibrated_shaping(run, step, floor=floor, tau=self.options.tau)
+
+    @cached_property
+    def _tuned(self) -> KTS:
+        kts, about = tuned_shaping(self.run)
+        other = differs(about, self.late.identity, solver_settings(self.options))
+        if other and is_rank_zero():
+            print(f"warning: the shaping of {self.run.name} was tuned for {other}", file=sys.stderr)
+        return kts
 
     @cached_property
     def before(self) -> Origin:

@@ -21,9 +21,9 @@ NUM = 512
 STUDIES = "studies"  # folder of a run that studies go to
 
 
-def study_parser(name: str, description: str, examples: str = "", *, num: int = NUM) -> Any:
+def study_parser(name: str, description: str, *, num: int = NUM, command: str = "kinetic study") -> Any:
     """Make the parser of a study: what to follow, which samples, the solver, where to compute and write."""
-    made = typed_parser(f"kinetic study {name}", description, examples)
+    made = typed_parser(f"{command} {name}", description, "")
     add_origin(made.add_argument_group("what to follow"))
     group = made.add_argument_group("which samples")
     group.add_argument("--num", type=int, metavar="N", default=num, help="samples, with the seeds 0 to N - 1")

@@ -5,7 +5,7 @@ flow stopped early, and earlier checkpoints. Differences are paired by seed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ from kinetic.report.findings import Cell
 from kinetic.samples.table import SampleTable
 from kinetic.studies.compare import Figure, Row, rows_of
 from kinetic.studies.controls import checkpoint_controls, divided_controls, noise_controls, stop_controls
-from kinetic.studies.experiment import Take
+from kinetic.studies.experiment import Derive, Take
 from kinetic.studies.grids import OFF, Group, values_of
-from kinetic.studies.qualities import Gathered, Judge, resampled_figures, with_quality
+from kinetic.studies.qualities import Figures, Gathered, Judge, resampled_figures, with_quality
 from kinetic.studies.setting import Setting
 from kinetic.studies.subject import Drawing, Subject
 from kinetic.studies.verdicts import fd_of, judged, point_of
@@ -50,12 +50,14 @@ class Shaped:
         group: the settings.
         rows: of all that was drawn or derived, controls too, with quality and verdicts.
         tables: of the same.
+        figures: of quality, of the same, over resampled seeds; None where there are none.
         left_out: why there is no quality; empty where there is.
     """
 
     group: Group
     rows: list[Row]
     tables: Mapping[str, SampleTable]
+    figures: Figures | None = None
     left_out: str = ""
 
     @property
@@ -86,28 +88,33 @@ def measured(
     training_set: TrainingSet | None,
     judge: Judge | None,
     cleaned: Cleaned | None = None,
+    derived: Mapping[str, Derive] | None = None,
 ) -> Shaped:
-    """Go through what was drawn: copies, quality, controls, verdicts."""
+    """Go through what was drawn: copies, quality, controls, `derived` ones too, and verdicts."""
     settings = drawing.job.settings
-    derived = {**divided_controls(settings), **noise_controls(list(group.settings))}
+    derived = {**divided_controls(settings), **noise_controls(list(group.settings)), **(derived or {})}
     gathered = None if judge is None else Gathered(judge)
     files: list[AbstractContextManager[Take]] = [] if gathered is None else [nullcontext(gathered.take)]
     tables = drawing.collect(training_set=training_set, cleaned=cleaned, derived=derived, files=files)
-    rows, left_out = rows_of(tables), ""
+    rows, left_out, figures = rows_of(tables), "", None
     try:
-        rows = rows if gathered is None else _with_quality(rows, gathered)
+        figures = None if gathered is None else _figures(gathered)
     except KineticError as error:
         left_out = str(error)
+    rows = rows if figures is None else with_quality(rows, figures)
     controls = [row.setting for row in rows if row.setting not in group.settings]
-    return Shaped(group=group, rows=judged(rows, controls), tables=tables, left_out=left_out)
+    return Shaped(group=group, rows=judged(rows, controls), tables=tables, figures=figures, left_out=left_out)
 
 
-def _with_quality(rows: list[Row], gathered: Gathered) -> list[Row]:
+def _figures(gathered: Gathered) -> Figures:
     found = gathered.features()
     if (count := len(next(iter(found.values())))) < LEAST:
         raise KineticError(f"quality needs {LEAST} samples that are finite under all settings, there are {count}")
-    over = lambda names: progress("judging", "settings", over=names)  # noqa: E731
-    return with_quality(rows, resampled_figures(found, gathered.judge.real, over=over))
+    return resampled_figures(found, gathered.judge.real, over=_bar)
+
+
+def _bar(names: Iterable[str]) -> Iterable[str]:
+    return progress("judging", "settings", over=names)
 
 
 def shaping_rows(found: Shaped) -> list[dict[str, Cell]]:
