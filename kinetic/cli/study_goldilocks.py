@@ -9,8 +9,8 @@ from kinetic.advice import command
 from kinetic.cli.options import parsed
 from kinetic.cli.study_options import finish, looked_at, study_parser, subject_of
 from kinetic.errors import KineticError
+from kinetic.metrics.detection import detection
 from kinetic.metrics.extractors import CHOICES
-from kinetic.samples.copying import signals_of
 from kinetic.samples.table import SampleTable
 from kinetic.studies.goldilocks import Measured, check_energies, choose, decile_rows
 from kinetic.studies.goldilocks_findings import findings_of
@@ -36,7 +36,7 @@ def study_goldilocks(args: list[str]) -> None:
     found = _measured(table, gathered)
     check_energies(found.energy)
     real = None if judge is None else judge.real
-    energy = next((signal for signal in signals_of(table) if signal.name == "energy"), None)
+    energy = None if found.copied is None else detection(found.energy, found.copied).auroc
     rows = decile_rows(found, real)
     verdict = choose(found, real, least=options.least, tolerance=options.tolerance)
     more: dict[str, Any] = {"energy": energy, "judge": judge, "missing": missing, "command": _again(options, subject)}

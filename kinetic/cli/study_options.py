@@ -11,14 +11,15 @@ from kinetic.flow.sampling import Sampler
 from kinetic.flow.seeds import check_count, seed_range
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
+from kinetic.report import write_report
 from kinetic.report.findings import Findings, write_findings
+from kinetic.report.studies import FOLDER
 from kinetic.store.runs import LAST
 from kinetic.studies.experiment import predictor
 from kinetic.studies.qualities import Judge
 from kinetic.studies.subject import Subject
 
 NUM = 512
-STUDIES = "studies"  # folder of a run that studies go to
 
 
 def study_parser(name: str, description: str, *, num: int = NUM, command: str = "kinetic study") -> Any:
@@ -32,7 +33,7 @@ def study_parser(name: str, description: str, *, num: int = NUM, command: str = 
     add_solver(made)
     made.add_argument("--guidance", type=float, default=1.0, metavar="W", help="classifier-free; 1 is none")
     group = made.add_argument_group("where to compute and write")
-    group.add_argument("--out", metavar="DIR", help=f"folder for the results (None: RUN/{STUDIES}/{name})")
+    group.add_argument("--out", metavar="DIR", help=f"folder for the results (None: RUN/{FOLDER}/{name})")
     group.add_argument("--overwrite", action="store_true", help="replace other samples that lie there")
     group.add_argument("--batch-size", type=int, metavar="N", help="samples at a time, on each device")
     add_devices(group)
@@ -75,7 +76,7 @@ def _folder(name: str, options: Any, origin: Origin) -> Path:
         name += "-empirical"
     elif options.checkpoint is not None and (origin.run is None or Path(options.checkpoint).resolve() != home / LAST):
         name += f"-{Path(options.checkpoint).stem}"
-    return home / STUDIES / name
+    return home / FOLDER / name
 
 
 class Looked(NamedTuple):
@@ -109,6 +110,8 @@ def _or_none(what: str, make: Any, missing: list[str]) -> Any:
 def finish(subject: Subject, findings: Findings) -> None:
     """Write what a study found, print it, and say where it is."""
     page = write_findings(subject.folder, findings)
+    if (run := subject.origin.run) is not None and (run / "report.html").is_file() and run in page.resolve().parents:
+        write_report(run)  # which lists its studies
     print(f"\n{findings.title}\n\n{findings.table.text()}\n")
     print("\n".join(findings.says))
     folder, names = os.path.relpath(page.parent), "".join(f", {name}.png" for name in findings.pictures)

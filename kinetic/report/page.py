@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -104,3 +105,8 @@ def paragraph(text: str, kind: str = "") -> str:
     parts = escape(text).split("`")
     inner = "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
     return f'<p class="{kind}">{inner}</p>\n' if kind else f"<p>{inner}</p>\n"
+
+
+def link(text: str, path: str) -> str:
+    """Make a link to a file beside the page."""
+    return f'<a href="{escape(quote(path))}">{escape(text)}</a>'

@@ -24,6 +24,7 @@ from kinetic.report.balance import balance_section
 from kinetic.report.folder import Run
 from kinetic.report.page import Section, chart, paragraph, picture, render, table, tiles
 from kinetic.report.sources import Unavailable, by_step, number, read_pictures, read_table
+from kinetic.report.studies import studies_section
 from kinetic.report.words import energy_words, imported_words, onset_words, where
 from kinetic.store.files import write_text
 from kinetic.text import percent, short
@@ -53,6 +54,7 @@ def write_report(run_dir: str | Path) -> Path:
         Section("galleries", "Most-copied samples", lambda: _galleries(run)),
         Section("samples", "Samples", lambda: _samples(run)),
         Section("validations", "Validations", lambda: _validations(run)),
+        *studies_section(folder),
         Section("settings", "Settings", lambda: f'<pre tabindex="0"><code>{escape(run.config_text)}</code></pre>'),
     )
     target = folder / "report.html"

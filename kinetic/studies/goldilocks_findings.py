@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from kinetic.metrics.statistics import Estimate, Signal
+from kinetic.metrics.statistics import Estimate
 from kinetic.plots import deciles_figure
 from kinetic.report.findings import Cell, Findings, Shown, Table
 from kinetic.studies.goldilocks import Verdict
@@ -20,12 +20,13 @@ def findings_of(
     rows: Sequence[Mapping[str, Cell]],
     verdict: Verdict,
     *,
-    energy: Signal | None,
+    energy: Estimate | None,
     judge: Judge | None,
     missing: Sequence[str],
     command: str,
 ) -> Findings:
-    """Put together the deciles, and what keeping a band of them is worth; `command` draws from the band."""
+    """Put together the deciles, and what keeping a band of them is worth; `command` draws from the band, `energy` is
+    the AUROC of energy for copies."""
     quality = {} if judge is None else {"quality": judge.text()}
     return Findings(
         title=f"Quality and copies by energy of {subject.origin.name}",
@@ -76,17 +77,17 @@ def _why_not(found: Verdict) -> str:
     return "has a larger Fréchet distance than as many samples at random"
 
 
-def _copies(rows: Sequence[Mapping[str, Cell]], energy: Signal | None) -> list[str]:
-    """Whether copies have high energies, as the paper expects."""
+def _copies(rows: Sequence[Mapping[str, Cell]], energy: Estimate | None) -> list[str]:
+    """Whether copies have high energies, as the paper expects; `energy` is how well it tells them."""
     ends = [row.get("F_mem") for row in (rows[0], rows[-1])]
-    if energy is None or energy.auroc is None or not all(isinstance(end, Estimate) for end in ends):
+    low, high = (end.value if isinstance(end, Estimate) else math.nan for end in ends)
+    if energy is None or math.isnan(energy.value) or math.isnan(low):
         return []
-    low, high = (end.value for end in ends if isinstance(end, Estimate))
-    agrees = "agrees" if energy.auroc > 0.5 and high > low else "does not agree"
+    agrees = "agrees" if energy.low > 0.5 else "says the opposite" if energy.high < 0.5 else "does not show it"
     return [
         f"F_mem is {percent(low)} in the lowest decile and {percent(high)} in the highest; energy tells copies with an "
-        f"AUROC of {energy.auroc:.2f}. The paper (arXiv 2602.07928) expects copies at extreme energies: this run "
-        f"{agrees}."
+        f"AUROC of {energy.value:.2f} ({energy.low:.2f} to {energy.high:.2f}). The paper (arXiv 2602.07928) expects "
+        f"copies at the highest energies: this run {agrees}."
     ]
 
 

@@ -197,7 +197,7 @@ class Search:
         return sorted(names, key=lambda name: self.goal.key(seen[name].score(judge), off))
 
     def _ranked(self, seen: Mapping[str, Seen], spent: int) -> Ranked:
-        if self.judge is None:
+        if not self.subject.first or self.judge is None:
             return Ranked(scores={}, seeds={}, off=Score(math.nan, math.nan), spent=spent)
         most = max(len(one.copied) for one in seen.values())
         names = [name for rounds in range(most, 0, -1) for name in self._of_rounds(seen, rounds)]
