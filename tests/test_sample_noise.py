@@ -17,7 +17,7 @@ from kinetic.flow.stochastic import Diffusion
 from kinetic.models.opening import open_run
 from kinetic.samples.balance import spent_by
 from kinetic.samples.table import SampleTable
-from kinetic.studies.balance import balance_of
+from kinetic.studies.balance import balance_of, check_balance
 from kinetic.trust import STRANGER
 from tests.conftest import TINY, inside, merged
 from tests.test_sample_command import refused
@@ -94,7 +94,8 @@ def test_the_balance_takes_the_energy_of_the_field(run):
     spent = spent_by(SampleTable.of(found, torch.arange(6)), (1, 8, 8))
     assert spent.energy.tolist() == pytest.approx(found.field_energy.tolist())
     assert found.energy.sum() > 1.05 * found.field_energy.sum()
-    assert balance_of(origin, data, seeds=range(6), sampler=sampler, images=6, bins=2).power > 0
+    check_balance(origin, data, sampler)
+    assert balance_of(origin, data, SampleTable.of(found, torch.arange(6)), images=6, bins=2).power > 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from kinetic.cli.sample import sample
-from kinetic.cli.study import study
+from kinetic.cli.study import STUDIES, study
 from kinetic.cli.train import train
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler, draw
@@ -165,3 +165,19 @@ def test_study_of_deciles(run, capsys):
         study(["goldilocks", "run", "--num", "50", "--out", "few", *QUICK])
     with pytest.raises(KineticError, match="--least is a share"):
         study(["goldilocks", "run", "--least", "2", *QUICK])
+
+
+def test_all_studies_are_made_and_one_that_cannot_be_leaves_the_others(run, capsys):
+    """Kills: options that get lost, a failure that ends all, an error that passes for success."""
+    others = ",".join(name for name in STUDIES if name not in ("balance", "goldilocks"))
+    study(["all", "run", "--skip", others, "--num", "30", *QUICK])
+    said = capsys.readouterr().out
+    assert "goldilocks" in said
+    assert "left out: deciles of two halves need 200 finite samples, there are 30" in said
+    lines = {line.split()[0]: line for line in said.splitlines() if line.split()[-1:] == ["done"]}
+    assert "balance" in lines
+    assert "kts" not in lines
+    with pytest.raises(KineticError, match="--out names one folder"):
+        study(["all", "run", "--out", "x"])
+    with pytest.raises(KineticError, match="unknown study 'one'"):
+        study(["all", "run", "--skip=one"])

@@ -1,10 +1,13 @@
 """The command `study`: what a model does, measured after the fact."""
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 
 from kinetic.cli.quiet import quiet
 from kinetic.errors import KineticError
 
+ALL, EVERY = "all", "kinetic.cli.study_all:study_all"
 STUDIES = {  # where the function lies that runs a study, and what it shows
     "balance": ("kinetic.cli.study_balance:study_balance", "what samples spend against what real images bear out"),
     "goldilocks": ("kinetic.cli.study_goldilocks:study_goldilocks", "quality and copies by energy, and a band to keep"),
@@ -15,7 +18,11 @@ STUDIES = {  # where the function lies that runs a study, and what it shows
 def usage() -> str:
     """The studies there are."""
     width = max(map(len, STUDIES))
-    lines = "\n".join(f"  {name:{width}}  {about}" for name, (_, about) in STUDIES.items())
+    known = [
+        *((name, about) for name, (_, about) in STUDIES.items()),
+        (ALL, "all of these; --skip A,B leaves some out"),
+    ]
+    lines = "\n".join(f"  {name:{width}}  {about}" for name, about in known)
     return (
         "usage: kinetic study NAME [RUN] ...\n\nOf a run, a checkpoint, or --empirical; results go to "
         f"RUN/studies/NAME.\n\n{lines}\n\nkinetic study NAME --help lists the options."
@@ -23,13 +30,22 @@ def usage() -> str:
 
 
 def study(args: list[str]) -> None:
-    """Run one of the studies: `NAME [RUN] [--checkpoint FILE] [--num N] ...`."""
+    """Run one of the studies, or all: `NAME [RUN] [--checkpoint FILE] [--num N] ...`."""
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         raise SystemExit(0 if args else 2)
     name, *rest = args
-    if name not in STUDIES:
-        raise KineticError(f"unknown study {name!r:.80}; choose from {', '.join(STUDIES)}")
+    if name not in (*STUDIES, ALL):
+        raise KineticError(f"unknown study {name!r:.80}; choose from {', '.join(STUDIES)}, or {ALL}")
     quiet()
-    module, _, function = STUDIES[name][0].partition(":")
-    getattr(importlib.import_module(module), function)(rest)
+    if name == ALL:
+        _loaded(EVERY)(rest, {one: partial(_loaded, place) for one, (place, _) in STUDIES.items()})
+    else:
+        _loaded(STUDIES[name][0])(rest)
+
+
+def _loaded(place: str) -> Callable[..., None]:
+    """The function at MODULE:NAME; the module is imported only now."""
+    module, _, function = place.partition(":")
+    loaded: Callable[..., None] = getattr(importlib.import_module(module), function)
+    return loaded

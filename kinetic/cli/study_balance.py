@@ -15,9 +15,9 @@ from kinetic.metrics.statistics import Estimate
 from kinetic.plots import BalanceCurves, balance_over_time, endpoints_figure
 from kinetic.report.findings import Cell, Findings, Shown, Table
 from kinetic.samples.balance import table_rows
-from kinetic.studies.balance import balance_of
+from kinetic.studies.balance import balance_of, check_balance
 from kinetic.studies.plane import Plane, is_plane, plane_of
-from kinetic.studies.subject import Subject
+from kinetic.studies.subject import SAMPLES, Subject
 
 
 def study_balance(args: list[str]) -> None:
@@ -26,17 +26,13 @@ def study_balance(args: list[str]) -> None:
     if not 1 <= options.bins <= 100:
         raise KineticError(f"--bins must be 1 to 100, got {options.bins}")
     subject = subject_of("balance", options)
-    found = balance_of(
-        subject.origin,
-        subject.data,
-        seeds=subject.seeds,
-        sampler=subject.sampler,
-        images=check_count(options.images, "--images"),
-        bins=options.bins,
-        labels=subject.labels,
-        batch_size=subject.batch_size or 256,
-        device=subject.device,
-    )
+    check_balance(subject.origin, subject.data, subject.sampler)
+    images = check_count(options.images, "--images")
+    drawing = subject.draw()
+    if not subject.first:
+        return
+    table = drawing.collect()[SAMPLES]
+    found = balance_of(subject.origin, subject.data, table, images=images, bins=options.bins, device=subject.device)
     plane = plane_of(subject.origin, subject.data, device=subject.device) if is_plane(subject.data.shape) else None
     finish(subject, findings_of(subject, found, plane, images=options.images))
 
