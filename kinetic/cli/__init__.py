@@ -12,6 +12,7 @@ USAGE = """usage: kinetic COMMAND ...
   shards   write webdataset shards:       kinetic shards SOURCE OUT
   encode   images to shards of latents:   kinetic encode SOURCE OUT --vae NAME
   study    measure a model afterwards:    kinetic study NAME RUN
+  reference  features of real images:     kinetic reference RUN
   audit    find suspected copies:         kinetic audit RUN
   report   write the report of a run:     kinetic report RUN
   import   make a run of a public file:   kinetic import FILE
@@ -26,6 +27,7 @@ COMMANDS = {  # where the function lies that runs a subcommand
     "shards": "kinetic.cli.shards:shards",
     "encode": "kinetic.cli.encoding:encode",
     "study": "kinetic.cli.study:study",
+    "reference": "kinetic.cli.reference:reference",
     "audit": "kinetic.cli.audit:audit",
     "report": "kinetic.cli.report:report",
     "import": "kinetic.cli.importing:import_file",

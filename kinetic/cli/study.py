@@ -7,6 +7,11 @@ from kinetic.errors import KineticError
 
 STUDIES = {  # where the function lies that runs a study, and what it shows
     "balance": ("kinetic.cli.study_balance:study_balance", "what samples spend against what real images bear out"),
+    "support": ("kinetic.cli.study_support:study_support", "energies against how well training images support samples"),
+    "semantics": (
+        "kinetic.cli.study_semantics:study_semantics",
+        "how clearly samples of high and low energy show a class",
+    ),
 }
 
 

@@ -6,7 +6,9 @@ from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.pareto import Point, pareto_figure
 from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
+from kinetic.plots.semantics import deciles_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
+from kinetic.plots.support import correlations_figure, support_figure
 from kinetic.plots.training import (
     Curve,
     Profile,
@@ -26,6 +28,8 @@ __all__ = [
     "balance_over_time",
     "balance_over_training",
     "compare_grid",
+    "correlations_figure",
+    "deciles_figure",
     "detection_figure",
     "endpoints_figure",
     "energies_figure",
@@ -39,6 +43,7 @@ __all__ = [
     "power_profiles",
     "save",
     "settings_figure",
+    "support_figure",
     "themed_svg",
     "toy_scatter",
     "trajectory_figure",
