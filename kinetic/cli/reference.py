@@ -1,5 +1,6 @@
 """The command `reference`: what a run's real images are in features, found once and kept in its folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _place(found: Reference, out: str | None, run: Path) -> str:
         return f"Wrote {out}"
     if found.file is None:
         raise KineticError(f"{run / FOLDER} cannot be written to; name a file with --out")
-    return f"{'Found' if found.found else 'Wrote'} {found.file}"
+    return f"{'Found' if found.found else 'Wrote'} {os.path.relpath(found.file)}"
 
 
 def _parser() -> Any:

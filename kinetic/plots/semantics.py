@@ -23,5 +23,5 @@ def deciles_figure(found: Mapping[str, Any], *, means: Mapping[str, float] | Non
         one.errorbar(at, values[:, 0], yerr=spread, fmt="o-", color=BLUE, markersize=4, elinewidth=1.2, label=name)
         if means and name in means:
             one.axhline(means[name], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="_mean")
-        one.set(xlabel=f"energy, from the lowest to the highest of {len(values)} parts", ylabel=name, xticks=at)
+        one.set(xlabel=f"part of the samples by energy, {len(values)} the highest", ylabel=name, xticks=at)
     return figure

@@ -45,17 +45,18 @@ def extractor_of(
     device: torch.device | str = "cpu",
     trust: Trust = STRANGER,
 ) -> Extractor:
-    """Make the features called `name`, fitted on at most 5,000 training images where they are fitted.
+    """Make the features called `name`, fitted on training images where they are fitted; by default the components."""
+    return extractor(name or default_features(data), training=training_of(data), device=device, trust=trust)
 
-    A classifier, which takes up to a minute, has its accuracy from held-out images.
-    """
+
+def training_of(data: FlowDataModule) -> Training:
+    """At most 5,000 training images that features are fitted on, and as many held-out ones that tell how well."""
     images, labels = _all(data, held_out=False, limit=FITTED)
     known = None
     if labels is not None and data.num_held_out:
         held, of_held = _all(data, held_out=True, limit=HELD_OUT)
         known = None if of_held is None else (held, of_held)
-    training = Training(images=images, labels=labels, held_out=known)
-    return extractor(name or default_features(data), training=training, device=device, trust=trust)
+    return Training(images=images, labels=labels, held_out=known)
 
 
 def reference_of(

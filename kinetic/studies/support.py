@@ -205,7 +205,7 @@ def support_findings(subject: Subject, found: Supported, **protocol: Any) -> Fin
     measured = {name: one for name, one in found.supports.items() if isinstance(one, Support)}
     widths = {name: one.bandwidth for name, one in measured.items()}
     with energies_of(subject.origin.field.space):
-        pictures = _pictures(found, measured, rows)
+        pictures = _pictures(found, measured, rows, protocol["split"])
     lost = int((~found.table.finite).sum())
     return Findings(
         title=f"Energy and support of samples from {subject.origin.name}",
@@ -225,19 +225,19 @@ def support_findings(subject: Subject, found: Supported, **protocol: Any) -> Fin
 
 
 def _pictures(
-    found: Supported, measured: Mapping[str, Support], rows: Sequence[Mapping[str, Cell]]
+    found: Supported, measured: Mapping[str, Support], rows: Sequence[Mapping[str, Cell]], split: str
 ) -> dict[str, Shown]:
     pictures = {}
     if measured:
         name, support = next(iter(measured.items()))
         row = next((row for row in rows if row["features"] == name and row["of"] == ENERGY), {})
         axes = {
-            "distance to the k-th nearest training image": "knn",
-            "log-density of training images (nats)": "density",
+            f"distance to the k-th nearest {split} image": "knn",
+            f"log-density of {split} images (nats)": "density",
         }
         values = dict(zip(axes, (support.distance, support.log_density), strict=True))
         titles = {axis: f"{name}: ρ with support {_number(row.get(f'{kind}_rho'))}" for axis, kind in axes.items()}
-        said = f"Energy of each sample against its distance to training images, and their density, in {name}."
+        said = f"Energy of each sample against its distance to {split} images, and their density, in {name}."
         pictures["energies"] = Shown(
             figure=support_figure(found.measures[ENERGY], values, titles), alt=said, caption=said
         )
@@ -251,7 +251,11 @@ def _by_space(rows: Sequence[Mapping[str, Cell]], column: str) -> dict[str, dict
     spaces: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in rows:
         if isinstance(one := row.get(column), Estimate):
-            spaces.setdefault(str(row["features"]), {})[str(row["of"])] = (one.value, one.low, one.high)
+            spaces.setdefault(str(row["features"]), {})[str(row["of"]).replace("_", " ")] = (
+                one.value,
+                one.low,
+                one.high,
+            )
     return spaces
 
 
@@ -290,7 +294,8 @@ def _beaten(space: str, own: Mapping[str, Estimate], rows: Sequence[Mapping[str,
     found = []
     for row in rows:
         if row["features"] == space and row["of"] in CONTROLS.values():
-            others = {k: one for k, one in _rhos(row).items() if abs(one.value) >= abs(own[k].value)}
+            sure = {kind: one for kind, one in _rhos(row).items() if one.low > 0 or one.high < 0}
+            others = {kind: one for kind, one in sure.items() if abs(one.value) >= abs(own[kind].value)}
             numbers = " and ".join(f"{one.value:.2f} ({TITLES[kind]})" for kind, one in others.items())
             found += [f"the {str(row['of']).removeprefix('control: ')} gives {numbers}"] if numbers else []
     return f" But no less closely go plain numbers: {'; '.join(found)}." if found else ""
