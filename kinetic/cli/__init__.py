@@ -7,16 +7,17 @@ from kinetic.cli import partners
 
 USAGE = """usage: kinetic COMMAND ...
 
-  train    train a model:                 kinetic train --config configs/digits.yaml
-  sample   draw and measure samples:      kinetic sample --kts balanced
-  shards   write webdataset shards:       kinetic shards SOURCE OUT
-  encode   images to shards of latents:   kinetic encode SOURCE OUT --vae NAME
-  study    measure a model afterwards:    kinetic study NAME RUN
-  tune     find a run's best shaping:     kinetic tune RUN
-  audit    find suspected copies:         kinetic audit RUN
-  report   write the report of a run:     kinetic report RUN
-  import   make a run of a public file:   kinetic import FILE
-  export   pass a model on:               kinetic export RUN OUT
+  train      train a model:                 kinetic train --config configs/digits.yaml
+  sample     draw and measure samples:      kinetic sample --kts balanced
+  shards     write webdataset shards:       kinetic shards SOURCE OUT
+  encode     images to shards of latents:   kinetic encode SOURCE OUT --vae NAME
+  study      measure a model afterwards:    kinetic study NAME RUN
+  tune       find a run's best shaping:     kinetic tune RUN
+  reference  features of real images:       kinetic reference RUN
+  audit      find suspected copies:         kinetic audit RUN
+  report     write the report of a run:     kinetic report RUN
+  import     make a run of a public file:   kinetic import FILE
+  export     pass a model on:               kinetic export RUN OUT
 
 kinetic COMMAND --help lists its options."""
 
@@ -28,6 +29,7 @@ COMMANDS = {  # where the function lies that runs a subcommand
     "encode": "kinetic.cli.encoding:encode",
     "study": "kinetic.cli.study:study",
     "tune": "kinetic.cli.tune:tune",
+    "reference": "kinetic.cli.reference:reference",
     "audit": "kinetic.cli.audit:audit",
     "report": "kinetic.cli.report:report",
     "import": "kinetic.cli.importing:import_file",

@@ -30,6 +30,7 @@ from kinetic.samples.closeup import draw_one
 from kinetic.studies.experiment import draw_parts, predictor
 from kinetic.studies.keeping import draw_kept
 from kinetic.studies.qualities import Judge
+from kinetic.studies.references import FOLDER as REFERENCE
 from kinetic.studies.setting import Experiment
 from kinetic.training.loggers import is_rank_zero
 from kinetic.training.times import UNTRAINED
@@ -89,7 +90,7 @@ def sample(args: list[str]) -> None:
             print(classes)
         cleaned = _cleaned(options, cleaning, training_set)
         found: dict[str, Any] = {"training_set": training_set, "controlled": controlled, "cleaned": cleaned}
-        found["judge"] = _judge(options, data, device)
+        found["judge"] = _judge(options, origin, data, device)
         finish(Work(options=options, job=job, plan=plan, decode=decode, **found))
 
 
@@ -168,12 +169,13 @@ def _cleaned(options: Any, cleaning: Clean | None, training_set: TrainingSet | N
     return Cleaned(cleaning, cleaned_set(training_set, cleaning))
 
 
-def _judge(options: Any, data: FlowDataModule | None, device: torch.device) -> Judge | None:
+def _judge(options: Any, origin: Origin, data: FlowDataModule | None, device: torch.device) -> Judge | None:
     """What judges quality in a comparison; one line where nothing can, an error where it was asked for."""
     if options.compare is None or options.features == "none" or data is None:
         return None
     try:
-        return Judge.of(data, options.features, device=device, trust=trusted(options))
+        folder = None if origin.run is None else origin.run / REFERENCE
+        return Judge.of(data, options.features, device=device, trust=trusted(options), folder=folder)
     except KineticError as error:
         if options.features is not None:
             raise

@@ -12,6 +12,11 @@ STUDIES = {  # where the function lies that runs a study, and what it shows
     "balance": ("kinetic.cli.study_balance:study_balance", "what samples spend against what real images bear out"),
     "goldilocks": ("kinetic.cli.study_goldilocks:study_goldilocks", "quality and copies by energy, and a band to keep"),
     "kts": ("kinetic.cli.study_kts:study_kts", "what shaping does to quality and copies, beside its controls"),
+    "support": ("kinetic.cli.study_support:study_support", "energies against how well training images support samples"),
+    "semantics": (
+        "kinetic.cli.study_semantics:study_semantics",
+        "how clearly samples of high and low energy show a class",
+    ),
 }
 
 

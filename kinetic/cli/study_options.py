@@ -22,9 +22,11 @@ from kinetic.studies.subject import Subject
 NUM = 512
 
 
-def study_parser(name: str, description: str, *, num: int = NUM, command: str = "kinetic study") -> Any:
+def study_parser(
+    name: str, description: str, examples: str = "", *, num: int = NUM, command: str = "kinetic study"
+) -> Any:
     """Make the parser of a study: what to follow, which samples, the solver, where to compute and write."""
-    made = typed_parser(f"{command} {name}", description, "")
+    made = typed_parser(f"{command} {name}", description, examples)
     add_origin(made.add_argument_group("what to follow"))
     group = made.add_argument_group("which samples")
     group.add_argument("--num", type=int, metavar="N", default=num, help="samples, with the seeds 0 to N - 1")

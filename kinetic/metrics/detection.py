@@ -54,14 +54,29 @@ def detection(score: Array, positive: Array, *, repeats: int = REPEATS, seed: in
 
 def mean_estimate(values: Array, *, repeats: int = REPEATS, seed: int = 0) -> Estimate:
     """Mean of `values` [N] with its bootstrap interval; those that are not finite are left out."""
-    values = np.asarray(values, np.float64)
-    values = values[np.isfinite(values)]
+    values = _finite(values)
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan)
     draw = np.random.default_rng(seed_from(KEY, seed))
     means = [float(draw.choice(values, len(values)).mean()) for _ in range(repeats)]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def difference_estimate(values: Array, others: Array, *, repeats: int = REPEATS, seed: int = 0) -> Estimate:
+    """Mean of `values` [N] less that of `others` [M], each resampled by itself; what is not finite is left out."""
+    a, b = _finite(values), _finite(others)
+    if not len(a) or not len(b):
+        return Estimate(np.nan, np.nan, np.nan)
+    draw = np.random.default_rng(seed_from(KEY, seed))
+    found = [float(draw.choice(a, len(a)).mean() - draw.choice(b, len(b)).mean()) for _ in range(repeats)]
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(a.mean() - b.mean()), float(low), float(high))
+
+
+def _finite(values: Array) -> Array:
+    values = np.asarray(values, np.float64)
+    return values[np.isfinite(values)]
 
 
 def _numbers(yes: Array, no: Array) -> tuple[float, float, float]:

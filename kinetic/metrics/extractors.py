@@ -78,7 +78,7 @@ def extractor(
         raise KineticError(f"the features {name} are fitted on training images, and there are none here")
     if kind == "pca":
         return pca_extractor(training.images, int(rest), device=device)
-    return classifier_extractor(_classifier(training), device=device)
+    return classifier_extractor(trained_classifier(training), device=device)
 
 
 def check_name(name: str) -> None:
@@ -160,7 +160,8 @@ def classifier_extractor(model: Classifier, *, device: torch.device | str = "cpu
     )
 
 
-def _classifier(training: Training) -> Classifier:
+def trained_classifier(training: Training) -> Classifier:
+    """Train a classifier on training images, which are shrunk as they are read."""
     images = ImageSet.of(training.images, "the training set")
     passes = images.chunks(512, dtype=torch.float32, scaled=True)
     small = torch.cat([shrunk(flat.unflatten(1, images.shape)) for _, flat, _ in passes])

@@ -9,6 +9,7 @@ from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
 from kinetic.plots.shaping import AxisPoint, axes_figure
 from kinetic.plots.style import THEME_CSS, save, themed_svg
+from kinetic.plots.support import correlations_figure, support_figure
 from kinetic.plots.training import (
     Curve,
     Profile,
@@ -30,6 +31,7 @@ __all__ = [
     "balance_over_time",
     "balance_over_training",
     "compare_grid",
+    "correlations_figure",
     "deciles_figure",
     "detection_figure",
     "endpoints_figure",
@@ -44,6 +46,7 @@ __all__ = [
     "power_profiles",
     "save",
     "settings_figure",
+    "support_figure",
     "themed_svg",
     "toy_scatter",
     "trajectory_figure",

@@ -32,12 +32,14 @@ class Table:
         caption: what the rows are, in a sentence.
         shares: columns that people read in percent.
         quiet: columns that are written, but not shown.
+        digits: significant figures that are shown.
     """
 
     rows: Rows
     caption: str = ""
     shares: Collection[str] = ()
     quiet: Collection[str] = ()
+    digits: int = 4
 
     @property
     def names(self) -> list[str]:
@@ -61,7 +63,8 @@ class Table:
     def shown(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows as people read them."""
         names = [name for name in self.names if name not in self.quiet]
-        body = [[_shown(row.get(name), share=name in self.shares) for name in names] for row in self.rows]
+        shares = {name: name in self.shares for name in names}
+        body = [[_shown(row.get(n), share=s, digits=self.digits) for n, s in shares.items()] for row in self.rows]
         return [name.replace("_", " ").replace("f mem", "F_mem") for name in names], body
 
     def text(self) -> str:
@@ -83,23 +86,23 @@ def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _shown(cell: Cell, *, share: bool) -> str:
+def _shown(cell: Cell, *, share: bool, digits: int = 4) -> str:
     if cell is None or cell == "":
         return "–"
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Estimate):
-        value, low, high = (_number(number, share=share) for number in (cell.value, cell.low, cell.high))
+        value, low, high = (_number(number, share=share, digits=digits) for number in (cell.value, cell.low, cell.high))
         unit = " %" if share else ""
         return f"{value}{unit}" if math.isnan(cell.low) else f"{value} ({low} to {high}){unit}"
     if share:
         return f"{_number(cell, share=True)} %" if math.isfinite(cell) else "–"
-    return f"{cell:,}" if isinstance(cell, Integral) else short(cell)
+    return f"{cell:,}" if isinstance(cell, Integral) else short(cell, digits)
 
 
-def _number(value: float, *, share: bool) -> str:
+def _number(value: float, *, share: bool, digits: int = 3) -> str:
     if not share or not math.isfinite(value):
-        return short(value, 3)
+        return short(value, min(digits, 3))
     return f"{100 * value:.1f}"
 
 

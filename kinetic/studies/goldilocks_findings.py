@@ -99,7 +99,7 @@ def _picture(rows: Sequence[Mapping[str, Cell]], verdict: Verdict) -> dict[str, 
     values = {name: [_bounds(row[name]) for row in rows] for name in known}
     band = None if verdict.band is None or not verdict.recommended else (verdict.band.low, verdict.band.high)
     said = f"{', '.join(known)} by decile of energy" + ("; the recommended band is shaded." if band else ".")
-    figure = deciles_figure(values, energies, shares=SHARES, band=band)
+    figure = deciles_figure(values, shares=SHARES, band=band)
     return {
         "deciles": Shown(
             figure=figure, alt=said, caption=f"{said} Lowest to highest: {short(energies[0])} to {short(energies[-1])}."

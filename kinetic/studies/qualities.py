@@ -6,6 +6,7 @@ seeds have in common cancels: they are certain to a fraction of what single figu
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +15,14 @@ from torch import Tensor
 from kinetic.data import FlowDataModule
 from kinetic.errors import KineticError
 from kinetic.metrics import paired
-from kinetic.metrics.extractors import Training, extractor
 from kinetic.metrics.features import Extractor, features
 from kinetic.metrics.paired import Difference, Metric, Resampled
 from kinetic.metrics.real import LEAST, RealFeatures
 from kinetic.studies.compare import Figure, Row
 from kinetic.studies.experiment import Batch
+from kinetic.studies.references import extractor_of, reference_of
 from kinetic.trust import STRANGER, Trust
 
-TRAINING, HELD_OUT = 5000, 5000  # images at most that features are fitted on, and that samples are compared with
-COMPONENTS = 64
 Figures = Mapping[str, Mapping[str, Resampled]]  # by setting, then by name
 Over = Callable[[Iterable[str]], Iterable[str]]
 METRICS: dict[str, Metric] = {"fd": paired.fid, "precision": paired.precision, "recall": paired.recall}
@@ -44,24 +43,19 @@ class Judge:
         *,
         device: torch.device | str = "cpu",
         trust: Trust = STRANGER,
+        folder: Path | None = None,
     ) -> "Judge":
         """Fit features called `name` on the training images where that is needed, and see held-out images in them.
 
-        By default principal components, which are there at once; a classifier takes up to a minute.
+        By default principal components, which are there at once; a classifier takes up to a minute. What real images
+        are in them is kept in `folder`.
         """
         if data.num_held_out < LEAST:
             raise KineticError(
                 f"quality needs {LEAST} held-out images at least, and {data.name} has {data.num_held_out}"
             )
-        images, labels = _all(data, held_out=False, limit=TRAINING)
-        held, of_held = _all(data, held_out=True, limit=HELD_OUT)
-        chosen = name or f"pca:{max(1, min(COMPONENTS, images[0].numel(), len(images) - 1))}"
-        known = None if labels is None or of_held is None else (held, of_held)
-        made = extractor(
-            chosen, training=Training(images=images, labels=labels, held_out=known), device=device, trust=trust
-        )
-        real = RealFeatures.of(features(held, made), split=f"{len(held)} held-out images", extractor=made)
-        return cls(extractor=made, real=real)
+        made = extractor_of(data, name, device=device, trust=trust)
+        return cls(extractor=made, real=reference_of(data, made, folder=folder).real)
 
     def text(self) -> str:
         """What figures are of, in a line."""
@@ -70,12 +64,6 @@ class Judge:
             f"fd, precision, recall: against {self.real.split} in features {self.extractor.name!r}{note}; "
             f"fd of two halves of these: {self.real.halves:.3g}"
         )
-
-
-def _all(data: FlowDataModule, *, held_out: bool, limit: int) -> tuple[Tensor, Tensor | None]:
-    parts = list(data.labelled(held_out=held_out, limit=limit))
-    labels = [part for _, _, part in parts if part is not None]
-    return torch.cat([x for x, _, _ in parts]), torch.cat(labels) if labels else None
 
 
 class Gathered:
