@@ -18,7 +18,7 @@ from kinetic.metrics.ranks import BLOCK, kendall_estimate, resampled, spearman_e
 from kinetic.metrics.statistics import Estimate
 from kinetic.metrics.support import bandwidth_of, log_density, support_of
 from kinetic.samples.parts import read_part
-from kinetic.studies.support import says
+from kinetic.studies.support_findings import says
 from kinetic.tensors import seeded_noise
 from kinetic.trust import STRANGER
 from tests.conftest import merged

@@ -12,7 +12,8 @@ from kinetic.flow.seeds import check_count
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.metrics.support import RULES
 from kinetic.studies.references import COMPONENTS, SPLITS
-from kinetic.studies.support import support_findings, supported
+from kinetic.studies.support import supported
+from kinetic.studies.support_findings import support_findings
 
 EXAMPLES = """examples:
   kinetic study support RUN
