@@ -12,7 +12,7 @@ from kinetic.data import Digits
 from kinetic.errors import KineticError
 from kinetic.metrics.paired import fid, paired_difference
 from kinetic.metrics.quality import quality_of
-from kinetic.metrics.real import RealFeatures
+from kinetic.metrics.real import RealFeatures, read_real
 from kinetic.plots.pareto import Point, front
 from kinetic.studies.compare import Row
 from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled_figures, with_quality
@@ -86,6 +86,10 @@ def test_a_comparison_says_what_quality_costs(tiny, capsys) -> None:
     sample(["made", "--compare", "off,landing", "--features", "pixels", *more])
     shown = capsys.readouterr().out
     assert "against 500 held-out images in features 'pixels'" in shown
+    stated = json.loads(Path("out/quality.json").read_text())
+    real = read_real(next(Path("runs/made/reference").glob("pixels-held-out-*.npz")))
+    assert (stated["samples"], stated["real"], stated["seeds"], stated["weights"]) == (24, 500, "0-23", "ema")
+    assert (stated["extractor_hash"], stated["split"]) == (real.extractor_hash, real.split)
     with open("out/compare.csv", newline="") as file:
         rows = {line["setting"]: line for line in csv.DictReader(file)}
     assert float(rows["landing"]["fd_from_off"]) == pytest.approx(

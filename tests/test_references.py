@@ -1,6 +1,7 @@
 """Features of real images kept in the run's folder: found again for the same images and features, and for no others."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,16 @@ def test_what_is_kept_is_what_would_be_found(data: Digits, tmp_path: Path, monke
     assert not first.found
     held = torch.cat([x for x, _, _ in data.labelled(held_out=True, limit=5000)])
     assert torch.equal(first.real.features, features(held, made))
+    training = reference_of(data, made, split="training", folder=tmp_path).real
     monkeypatch.setattr(references, "features", None)  # nothing is computed from here on
     again = reference_of(data, made, folder=tmp_path)
     assert again.found
     same(again.real, first.real)
     same(plain.real, first.real)
     same(Judge.of(data, "pca:8", folder=tmp_path).real, first.real)
+    assert torch.equal(features_of_split(data, made, split="training", limit=50, folder=tmp_path), training.features)
     with pytest.raises(TypeError):
-        features_of_split(data, made, split="training", limit=40, folder=tmp_path)
+        features_of_split(data, made, split="training", limit=39, folder=tmp_path)
 
 
 def test_another_extractor_split_count_or_set_of_images_has_a_file_of_its_own(data: Digits, tmp_path: Path) -> None:
@@ -63,6 +66,8 @@ def test_another_extractor_split_count_or_set_of_images_has_a_file_of_its_own(da
     ]
     assert not any(one.found for one in found)
     assert len({one.file for one in found}) == 5
+    assert not reference_of(data, replace(pixels, identity={"kind": "of the same name"}), folder=tmp_path).found
+    assert reference_of(data, pixels, folder=tmp_path).found  # was not overwritten
     assert [one.real.split for one in found[2:4]] == ["40 training images", "30 held-out images"]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,17 +12,24 @@ import pytest
 import torch
 from scipy import stats
 
+from kinetic.cli.encoding import encode
 from kinetic.cli.study import study
+from kinetic.cli.train import train
 from kinetic.errors import KineticError
 from kinetic.metrics import classifier
 from kinetic.metrics.classifier import fit_classifier
 from kinetic.metrics.detection import difference_estimate
 from kinetic.metrics.semantics import Scorer, Semantics, classifier_scorer, clip_scorer, prompts_of, semantics_of
 from kinetic.metrics.statistics import Estimate
+from kinetic.models.autoencoder import load_autoencoder
+from kinetic.models.opening import open_run
 from kinetic.studies.semantics import TENTHS, Judged, halves, parts_of, says, tenths
 from kinetic.tensors import seeded_noise
 from tests.conftest import inside
 from tests.test_callbacks_balance import TOY, trained
+from tests.test_latents import ENCODE, PHOTOS, tiny_vae
+from tests.test_latents import config as latent_config
+from tests.test_support import drawn
 
 NAMES = ("cat", "dog", "fox")
 
@@ -244,8 +253,6 @@ def test_study_by_classifier_and_by_clip(classes: Path, clip: Path, monkeypatch,
 
 def found_by_hand(clip: Path, half: int) -> float:
     """Mean score of the class asked for in a half of the energies, seed i having class i mod 10."""
-    from tests.test_support import drawn
-
     x, energy = drawn(Path("runs/made/studies/semantics"))
     scores = clip_scorer(clip, [f"digit {number}" for number in range(10)]).scores(torch.from_numpy(x))
     rows = np.flatnonzero((stats.rankdata(energy) > 20) == bool(half))
@@ -273,3 +280,29 @@ def test_a_clip_that_is_not_there_is_one_line(classes: Path, clip: Path) -> None
         ):
             with pytest.raises(KineticError, match=why):
                 study(["semantics", "made", *args])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_latents_are_decoded_for_clip_and_taken_as_they_are_by_all_else(workdir: Path, clip: Path) -> None:
+    """Kills: latents shown to CLIP as pictures, a network of pictures that takes other rows along."""
+    tiny_vae(workdir / "vae")
+    encode([str(PHOTOS), "latents", *ENCODE])
+    train(["--config", latent_config([], num_val=0)])
+    os.environ.pop("KINETIC_RUN", None)
+    trust = ["--num", "24", "--steps", "2", "--accelerator", "cpu"]
+    study(["semantics", "run", *trust, "--clip", str(clip)])
+    x, _ = drawn(Path("runs/run/studies/semantics"))
+    found = json.loads(Path("runs/run/studies/semantics/study.json").read_text())
+    names = open_run("run").class_names
+    pictures = load_autoencoder("vae").decode(torch.from_numpy(x))
+    scores = clip_scorer(clip, prompts_of(names)).scores(pictures)
+    means = [float(scores[row, row % 2]) for row in range(24)]
+    halves_ = [found["table"][name][0] for name in ("low_half", "high_half")]
+    assert float(np.mean(halves_)) == pytest.approx(float(np.mean(means)), abs=2e-3)
+    study(["support", "run", *trust, "--features", "pixels", "--features", "inception:none", "--neighbors", "2"])
+    assert "squared latent units" in Path("runs/run/studies/support/report.html").read_text()
+    table = json.loads(Path("runs/run/studies/support/study.json").read_text())["table"]
+    assert "inception" in table["note"][table["features"].index("inception:none")]
+    shutil.move("vae", "away")
+    with pytest.raises(KineticError, match="these latents are not decoded"):
+        study(["semantics", "run", *trust, "--clip", str(clip)])

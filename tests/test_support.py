@@ -18,7 +18,7 @@ from kinetic.metrics.ranks import BLOCK, kendall_estimate, resampled, spearman_e
 from kinetic.metrics.statistics import Estimate
 from kinetic.metrics.support import bandwidth_of, log_density, support_of
 from kinetic.samples.parts import read_part
-from kinetic.studies.support import says
+from kinetic.studies.support_findings import says
 from kinetic.tensors import seeded_noise
 from kinetic.trust import STRANGER
 from tests.conftest import merged
@@ -156,7 +156,8 @@ def test_the_verdict_follows_the_intervals(knn, density, words) -> None:
 def test_study_of_points_beside_a_brute_force(tiny, capsys) -> None:
     """Kills: distances instead of support, seeds and samples that do not match, a fault that takes other rows along."""
     run = trained(tiny(**TOY))
-    study(["support", "made", "--num", "40", "--steps", "8", "--neighbors", "2", "--features", "pixels"])
+    options = ["--num", "40", "--steps", "8", "--neighbors", "2", "--batch-size", "16"]
+    study(["support", "made", *options, "--features", "pixels"])
     folder = run / "studies" / "support"
     found = json.loads((folder / "study.json").read_text())
     names = found["table"]["of"]
@@ -172,11 +173,14 @@ def test_study_of_points_beside_a_brute_force(tiny, capsys) -> None:
     control = names.index("control: norm of the sample")
     norm = np.linalg.norm(x, axis=1)
     assert found["table"]["knn_rho"][control] == pytest.approx(-stats.spearmanr(norm, distance).statistic, abs=1e-3)
+    noise = seeded_noise(range(40), (2,)).norm(dim=1).numpy()
+    by_noise = found["table"]["knn_rho"][names.index("control: norm of its noise")]
+    assert by_noise == pytest.approx(-stats.spearmanr(noise, distance).statistic, abs=1e-3)
     assert found["protocol"]["neighbors"] == 2
     assert {"energies.png", "correlations.png", "report.html", "table.md"} <= {p.name for p in folder.iterdir()}
     capsys.readouterr()
     faulty = ["--features", "classifier", "--features", "timm:resnet18@none.pth", "--features", "pixels"]
-    study(["support", "made", "--num", "40", "--steps", "8", "--neighbors", "2", "--split", "held-out", *faulty])
+    study(["support", "made", *options, "--split", "held-out", *faulty])
     said = capsys.readouterr().out
     assert "classifier: a classifier needs labelled images" in said
     again = json.loads((folder / "study.json").read_text())["table"]

@@ -9,7 +9,7 @@ from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_options import trusted
 from kinetic.data.opening import open_data
 from kinetic.data.progress import progress
-from kinetic.errors import KineticError
+from kinetic.errors import KineticError, first_line
 from kinetic.flow.seeds import check_count
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.metrics.features import Extractor
@@ -53,8 +53,8 @@ def reference(args: list[str]) -> None:
         try:
             made = extractor_of(data, name, device=device, trust=trust)
             found = reference_of(data, made, split=options.split, limit=limit, folder=run / FOLDER)
-        except KineticError as error:
-            faults.append(f"{name}: {error}")
+        except (KineticError, RuntimeError) as error:  # a network may take images of another size alone
+            faults.append(f"{name}: {first_line(error)}")
             continue
         rows.append(_row(made, found))
         files.append(_place(found, options.out, run))

@@ -1,5 +1,6 @@
 """The end of `sample`: from what was drawn to files, a report, and a few lines for the terminal."""
 
+import json
 import math
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from kinetic.advice import command
 from kinetic.cli.composed_options import COMPOSED, settings_named
 from kinetic.data.progress import progress
+from kinetic.flow.seeds import seed_text
 from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.real import LEAST
@@ -25,6 +27,7 @@ from kinetic.samples.export import Add, npz_file, png_folder, tar_shards, write_
 from kinetic.samples.figures import POINTS, draw_energies, sample_grid
 from kinetic.samples.pictures import Decoded
 from kinetic.samples.table import SampleTable
+from kinetic.store.files import write_text
 from kinetic.studies.compare import Row, comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
 from kinetic.studies.experiment import Take, collect
@@ -143,7 +146,8 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     controls = [name for name in tables if name not in named]
     rows = rows_of(tables)
     if gathered is not None and work.judge is not None:
-        rows = _quality(folder, rows, gathered, named, controls)
+        stated = {"weights": work.job.origin.identity.get("weights"), "seeds": seed_text(work.plan.seeds)}
+        rows = _quality(folder, rows, gathered, named, controls, stated)
         copies = "F_mem" if work.cleaned is None else "F_mem cleaned"
         points = [point_of(row, control=row.setting in controls) for row in rows]
         save(pareto_figure(points, copies=copies), folder / "pareto.png")
@@ -158,8 +162,13 @@ def _compare(work: Work) -> dict[str, SampleTable]:
     return tables
 
 
-def _quality(folder: Path, rows: list[Row], gathered: Gathered, named: list[str], controls: list[str]) -> list[Row]:
-    """Add figures of quality to the rows, and write paired.csv: every setting against off and earlier checkpoints."""
+def _quality(
+    folder: Path, rows: list[Row], gathered: Gathered, named: list[str], controls: list[str], stated: dict[str, Any]
+) -> list[Row]:
+    """Add figures of quality to the rows, and write paired.csv: every setting against off and earlier checkpoints.
+
+    What they depend on, as far as all settings have it in common, goes to quality.json.
+    """
     found, real = gathered.features(), gathered.judge.real
     if len(next(iter(found.values()))) < LEAST:
         print(f"quality is left out: it needs {LEAST} samples that are finite under all settings", file=sys.stderr)
@@ -167,6 +176,8 @@ def _quality(folder: Path, rows: list[Row], gathered: Gathered, named: list[str]
     strong = [named[0], *(name for name in controls if name.startswith(CHECKPOINT))]
     figures = resampled_figures(found, real, over=lambda names: progress("judging", "settings", over=names))
     write_columns(folder / "paired.csv", paired_columns(figures, settings=named, against=strong))
+    protocol = gathered.judge.protocol(len(found[named[0]]), **stated)
+    write_text(folder / "quality.json", json.dumps(protocol.to_dict(), indent=2, ensure_ascii=False) + "\n")
     print(gathered.judge.text())
     return with_quality(rows, figures)
 

@@ -95,10 +95,7 @@ def looked_at(subject: Subject, features: str | None) -> Looked:
     training_set = _or_none("F_mem", lambda: subject.training_set, missing)
     if features == "none":
         return Looked(training_set, None, missing)
-    judge = _or_none(
-        "quality", lambda: Judge.of(subject.data, features, device=subject.device, trust=subject.trust), missing
-    )
-    return Looked(training_set, judge, missing)
+    return Looked(training_set, _or_none("quality", lambda: subject.judge(features), missing), missing)
 
 
 def _or_none(what: str, make: Any, missing: list[str]) -> Any:

@@ -6,13 +6,14 @@ import torch
 
 from kinetic.cli.options import parsed
 from kinetic.cli.study_options import finish, study_parser, subject_of
+from kinetic.data import FlowDataModule
 from kinetic.errors import KineticError
 from kinetic.flow.seeds import check_count
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.metrics.support import RULES
 from kinetic.studies.references import COMPONENTS, SPLITS
-from kinetic.studies.subject import Subject
-from kinetic.studies.support import support_findings, supported
+from kinetic.studies.support import supported
+from kinetic.studies.support_findings import support_findings
 
 EXAMPLES = """examples:
   kinetic study support RUN
@@ -27,11 +28,11 @@ def study_support(args: list[str]) -> None:
     for name in options.features:
         check_name(name)
     subject = subject_of("support", options)
-    names = options.features or _default(subject)  # before anything is drawn: there have to be training images
+    names = options.features or _default(subject.data)
+    there = subject.data.num_training if options.split == "training" else subject.data.num_held_out  # before drawing
     drawing = subject.draw()
     if subject.first:
         found = supported(subject, drawing, names, k=k, bandwidth=bandwidth, limit=limit, split=options.split)
-        there = subject.data.num_training if options.split == "training" else subject.data.num_held_out
         protocol = {"neighbors": k, "bandwidth": bandwidth, "split": options.split, "real_images": min(limit, there)}
         finish(subject, support_findings(subject, found, **protocol))
 
@@ -74,9 +75,9 @@ def _bandwidth(text: str) -> float | str:
     return value
 
 
-def _default(subject: Subject) -> list[str]:
+def _default(data: FlowDataModule) -> list[str]:
     """Pixels, fewer principal components than that, whose axes alone would change nothing, and a classifier."""
-    size = torch.Size(subject.data.shape).numel()
-    count = min(COMPONENTS, size // 4, subject.data.num_training - 1)
-    labelled = subject.data.num_classes is not None
+    size = torch.Size(data.shape).numel()
+    count = min(COMPONENTS, size // 4, data.num_training - 1)
+    labelled = data.num_classes is not None
     return ["pixels", *([f"pca:{count}"] if count > 0 else []), *(["classifier"] if labelled else [])]

@@ -16,7 +16,6 @@ from kinetic.models.opening import open_checkpoint
 from kinetic.studies.controls import CHECKPOINT
 from kinetic.studies.grids import OFF, Group
 from kinetic.studies.kts import measured
-from kinetic.studies.qualities import Judge
 from kinetic.studies.setting import Setting
 from kinetic.studies.subject import Drawing, Subject
 from kinetic.studies.tune import Goal, Ranked, Search, noise_levels, noises, shapings, stops
@@ -35,7 +34,7 @@ def tune(args: list[str]) -> None:
     goal = _goal(options)
     subject = subject_of("tune", options)
     training_set = subject.training_set  # both are needed, and looked for before anything is drawn
-    judge = Judge.of(subject.data, options.features, device=subject.device, trust=subject.trust)
+    judge = subject.judge(options.features)
     search = Search(subject, goal, training_set, judge, budget=options.budget)
     off = Setting(sampler=replace(subject.sampler, kts=KTS()))
     levels = noise_levels(training_set)

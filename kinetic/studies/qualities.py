@@ -17,6 +17,7 @@ from kinetic.errors import KineticError
 from kinetic.metrics import paired
 from kinetic.metrics.features import Extractor, features
 from kinetic.metrics.paired import Difference, Metric, Resampled
+from kinetic.metrics.protocol import Protocol
 from kinetic.metrics.real import LEAST, RealFeatures
 from kinetic.studies.compare import Figure, Row
 from kinetic.studies.experiment import Batch
@@ -64,6 +65,12 @@ class Judge:
             f"fd, precision, recall: against {self.real.split} in features {self.extractor.name!r}{note}; "
             f"fd of two halves of these: {self.real.halves:.3g}"
         )
+
+    def protocol(self, samples: int, **stated: Any) -> Protocol:
+        """What figures of so many samples depend on; `stated` says how they were drawn."""
+        real = self.real
+        named = {name: getattr(real, name) for name in ("split", "extractor", "extractor_hash", "resize", "k")}
+        return Protocol(samples=samples, real=len(real.features), **named, **stated)
 
 
 class Gathered:

@@ -28,6 +28,8 @@ from kinetic.models.opening import Origin
 from kinetic.samples.drawing import Plan
 from kinetic.samples.table import SampleTable
 from kinetic.studies.experiment import Derive, Take, collect, draw_parts
+from kinetic.studies.qualities import Judge
+from kinetic.studies.references import FOLDER
 from kinetic.studies.setting import Experiment, Setting
 from kinetic.text import duration
 from kinetic.trust import STRANGER, Trust
@@ -95,6 +97,10 @@ class Subject:
     def training_set(self) -> TrainingSet:
         """The training images, as samples are compared with them."""
         return open_training_set(self.run, data=self.data, device=self.device, trust=self.trust)
+
+    def judge(self, features: str | None = None) -> Judge:
+        """What judges quality in `features`, see `Judge.of`; what real images are in them is kept in the run."""
+        return Judge.of(self.data, features, device=self.device, trust=self.trust, folder=self.run / FOLDER)
 
     def protocol(self, **more: Any) -> dict[str, Any]:
         """All that the figures depend on as far as the subject knows it, and `more`; plain types."""
