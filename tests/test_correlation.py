@@ -38,10 +38,10 @@ def test_ties_and_monotone_maps():
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     """Kills: sides resampled apart (an interval about 0), or an interval of the mean's width."""
     truth, hits = 6 / math.pi * math.asin(0.25), 0
-    for seed in range(60):
-        found = rank_correlation(*gaussian(0.5, 80, seed), repeats=150, seed=seed)
+    for seed in range(40):
+        found = rank_correlation(*gaussian(0.5, 80, seed), repeats=100, seed=seed)
         hits += found.low <= truth <= found.high
-    assert 50 <= hits
+    assert hits >= 33
     a, b = gaussian(0.5, 80)
     assert rank_correlation(a, b) == rank_correlation(a, b)
     assert rank_correlation(a, b, seed=1).low != rank_correlation(a, b).low
