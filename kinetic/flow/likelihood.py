@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.field import Field, Network, evaluating
 from kinetic.flow.integration import integrate
-from kinetic.flow.measures import Arrival, Evaluation, Measure, Rate, unknown
+from kinetic.flow.measures import Arrival, Evaluation, Measure, Rate, Sign, unknown
 from kinetic.flow.sampling import Sampler, velocity_of
 from kinetic.flow.trajectory import Trajectory
 from kinetic.tensors import generator, orthonormal, squared_norm
@@ -55,7 +55,8 @@ class Divergence(Rate):
 
     probes: int | None = None
     seed: int = 0
-    name, unit, sign = "divergence", "nats", None
+    name, unit = "divergence", "nats"
+    sign = cast("Sign", None)
 
     def __post_init__(self) -> None:
         if self.probes is not None and (isinstance(self.probes, bool) or self.probes < 1):
@@ -101,7 +102,8 @@ class LogLikelihood(Divergence):
     there.
     """
 
-    name, unit, sign = "log_likelihood", "nats", 0
+    name, unit = "log_likelihood", "nats"
+    sign = 0
 
     def step(self, state: Any, now: Evaluation, dt: float) -> Any:
         """Take the density of the noise at the first step."""
