@@ -7,6 +7,8 @@ from kinetic.errors import KineticError
 
 STUDIES = {  # where the function lies that runs a study, and what it shows
     "balance": ("kinetic.cli.study_balance:study_balance", "what samples spend against what real images bear out"),
+    "empirical": ("kinetic.cli.study_empirical:study_empirical", "the closed-form field against the network"),
+    "likelihood": ("kinetic.cli.study_likelihood:study_likelihood", "log p by the model's own flow, and energies"),
 }
 
 

@@ -1,0 +1,205 @@
+"""The command `study empirical`: the closed-form field of the training set against the network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kinetic.cli.options import parsed
+from kinetic.cli.study_options import finish, study_parser, subject_of
+from kinetic.data.progress import progress
+from kinetic.errors import KineticError
+from kinetic.flow.field import Field
+from kinetic.flow.seeds import check_count
+from kinetic.memorization.earlier import kept_checkpoints
+from kinetic.metrics.statistics import Estimate
+from kinetic.models.opening import open_checkpoint, open_empirical
+from kinetic.plots import field_distance, fields_over_time
+from kinetic.plots.style import thin
+from kinetic.report.findings import Cell, Findings, Shown, Table, attempt
+from kinetic.report.sources import Metrics, read_rows
+from kinetic.store.runs import LAST
+from kinetic.studies.empirical import (
+    TIMES,
+    Comparison,
+    States,
+    check_closed_form,
+    checked_times,
+    exponent,
+    states_of_images,
+    states_of_samples,
+    velocities,
+)
+from kinetic.studies.subject import Subject
+
+OWN, THEIRS, TRAINING, HELD_OUT = "network's samples", "closed form's samples", "training images", "held-out images"
+LINES = 6  # checkpoints in a picture
+
+
+def study_empirical(args: list[str]) -> None:
+    """Compare the closed-form field with the network."""
+    options = parsed(_parser(), args)
+    images = check_count(options.images, "--images")
+    times = checked_times(_times(options.times))
+    subject = subject_of("empirical", options)
+    check_closed_form(subject.origin)
+    if subject.first:
+        finish(subject, findings_of(subject, times, images=images, over_training=options.over_training))
+
+
+def _parser() -> Any:
+    about = "The closed-form field of the training set against the network: over t, and over training."
+    made = study_parser("empirical", about, num=128)
+    group = made.add_argument_group("how much to look at")
+    group.add_argument("--images", type=int, default=128, metavar="N", help="held-out and training images at most")
+    said = f"where fields are compared (None: {','.join(map(str, TIMES))})"
+    group.add_argument("--times", type=str, metavar="T,T,...", help=said)
+    group.add_argument("--over-training", action="store_true", help="also at the checkpoints that the run kept")
+    return made
+
+
+def _times(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return TIMES
+    try:
+        return tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        raise KineticError(f"--times takes numbers with commas between, got {text!r:.80}") from None
+
+
+class Compared:
+    """Both fields at states of each kind; states and velocities of the closed form are kept for other networks."""
+
+    def __init__(self, subject: Subject, times: tuple[float, ...], images: int) -> None:
+        self.subject, self.times, self.images = subject, times, images
+        conditional = subject.origin.field.num_classes is not None
+        known = {"conditional": conditional, "device": subject.device, "trust": subject.trust}
+        self.closed = open_empirical(subject.run, **known).field  # type: ignore[arg-type]
+        self.how: dict[str, Any] = {"batch_size": subject.batch_size or 64, "device": subject.device}
+        self.states: dict[str, States] = {}
+        self.best: dict[str, Any] = {}
+        self.found: dict[str, Comparison] = {}
+
+    def add(self, name: str) -> Comparison:
+        """Compare at states of a kind."""
+        states = self.states[name] = self._states(name)
+        self.best[name] = velocities(self.closed, states, self.times, **self.how)
+        self.found[name] = Comparison.of(self.asked(self.subject.origin.field, name), self.best[name])
+        return self.found[name]
+
+    def asked(self, field: Field, name: str) -> Any:
+        """Velocities of a network at states of a kind."""
+        more = {"precision": self.subject.precision, "guidance": self.subject.sampler.guidance}
+        return velocities(field, self.states[name], self.times, **more, **self.how)  # type: ignore[arg-type]
+
+    def _states(self, name: str) -> States:
+        subject, times = self.subject, self.times
+        field = self.closed if name == THEIRS else subject.origin.field
+        if name in (OWN, THEIRS):
+            more = {"labels": subject.labels, "precision": subject.precision}
+            how: dict[str, Any] = {"sampler": subject.sampler, "times": times, **more, **self.how}
+            return states_of_samples(field, subject.seeds, **how)
+        images = {"held_out": name == HELD_OUT, "images": self.images, "times": times}
+        return states_of_images(field, subject.data, **images)  # type: ignore[arg-type]
+
+
+def findings_of(subject: Subject, times: tuple[float, ...], *, images: int, over_training: bool) -> Findings:
+    """Compare over t, and over the checkpoints of the run."""
+    compared = Compared(subject, times, images)
+    rows = [attempt({"of": name}, lambda n=name: _row(compared.add(n), times)) for name in _kinds()]
+    found = compared.found
+    over_t = [{"of": name, **row} for name, one in found.items() for row in one.rows(times)]
+    more = {"over_t": Table(rows=over_t, caption="Both fields at each time; the distance is ‖v - v*‖².")}
+    powers = {name: (one.network.mean(1), one.closed.mean(1)) for name, one in found.items()}
+    said = "Power of the network and of the closed form against the time left."
+    pictures = {"powers": Shown(figure=fields_over_time(times, powers), alt=said, caption=said)}
+    says = _says(found, times)
+    if over_training:
+        more["over_training"], lines = _over_training(compared)
+        said = "Relative distance of the network to the closed form against the time left, one line a checkpoint."
+        pictures["over_training"] = Shown(figure=field_distance(times, lines), alt=said, caption=said)
+        says.append(_of_training(more["over_training"]))
+    return Findings(
+        title=f"The closed-form field of the training set against {subject.origin.name}",
+        says=says,
+        table=Table(rows=rows, caption="Exponents: k where powers go as (1-t)⁻ᵏ from t = 0.9 on; 95 % intervals."),
+        more=more,
+        protocol=subject.protocol(images=images, times=list(times), closed_form="of the training images"),
+        pictures=pictures,
+        space=subject.origin.field.space,
+    )
+
+
+def _kinds() -> tuple[str, ...]:
+    return OWN, THEIRS, TRAINING, HELD_OUT
+
+
+def _row(found: Comparison, times: tuple[float, ...]) -> dict[str, Cell]:
+    first, last = f"t={times[0]:g}", f"t={times[-1]:g}"
+    relative = found.relative
+    return {
+        "count": found.network.shape[1],
+        f"relative_distance_{first}": float(relative[0]),
+        f"relative_distance_{last}": float(relative[-1]),
+        f"cosine_{last}": float(found.cosine[-1].mean()),
+        "exponent_network": exponent(times, found.network),
+        "exponent_closed_form": exponent(times, found.closed),
+    }
+
+
+def _over_training(compared: Compared) -> tuple[Table, dict[str, dict[Any, Any]]]:
+    """Distances of every kept checkpoint, at states on the way to images, which are the same for all."""
+    run, kinds = compared.subject.run, [name for name in (TRAINING, HELD_OUT) if name in compared.found]
+    last = open_checkpoint(run / LAST, trust=compared.subject.trust)
+    kept = {**kept_checkpoints(run), int(last.identity["step"]): run / LAST}
+    lines: dict[str, dict[Any, Any]] = {name: {} for name in kinds}
+    rows: list[dict[str, Cell]] = []
+    for step, path in progress("checkpoints", "checkpoints", over=sorted(kept.items())):
+        row: dict[str, Cell] = {"step": step, "f_mem": _f_mem(compared.subject, step)}
+
+        def found(step: int = step, path: Any = path) -> Mapping[str, Cell]:
+            field = open_checkpoint(path, trust=compared.subject.trust).field
+            for name in kinds:
+                lines[name][step] = Comparison.of(compared.asked(field, name), compared.best[name]).relative
+            return {f"relative_distance_{name.replace(' ', '_')}": float(lines[name][step].mean()) for name in kinds}
+
+        rows.append(attempt(row, found))
+    shown = {name: {step: one[step] for step in thin(list(one), LINES)} for name, one in lines.items()}
+    caption = (
+        "Mean over the times of the relative distance; F_mem of the last validation up to then, where there is one."
+    )
+    return Table(rows=rows, caption=caption, shares=["f_mem"]), shown
+
+
+def _f_mem(subject: Subject, step: int) -> Cell:
+    """F_mem of the last validation up to a step, None where there is none."""
+    try:
+        known = Metrics(read_rows(subject.run / "metrics.csv")).series("memorization/f_mem")
+    except (ValueError, OSError, RuntimeError):
+        return None
+    steps = [at for at in known if at <= step]
+    return known[max(steps)] if steps else None
+
+
+def _says(found: Mapping[str, Comparison], times: tuple[float, ...]) -> list[str]:
+    said = []
+    own = found.get(OWN)
+    if own is not None:
+        said.append(
+            f"At the network's own states the closed form differs from it by {own.relative[-1]:.3g} of its squared norm "
+            f"at t = {times[-1]:g}, and by {own.relative[0]:.3g} at t = {times[0]:g}."
+        )
+        closed, network = exponent(times, own.closed), exponent(times, own.network)
+        said.append(_of_spike(closed, network))
+    return said
+
+
+def _of_spike(closed: Estimate, network: Estimate) -> str:
+    figures = f"as (1-t)^-{closed.value:.2f}, that of the network as (1-t)^-{network.value:.2f}"
+    spike = "the spike of a field that copies" if closed.low > 1 else "no spike of (1-t)^-2 at these states"
+    return f"Near t = 1 the power of the closed form goes {figures}: {spike}."
+
+
+def _of_training(table: Table) -> str:
+    columns = {name: [v for v in values if v is not None] for name, values in table.columns().items()}
+    ends = [(n, v[0], v[-1]) for n, v in columns.items() if n.startswith("relative_distance") and v]
+    parts = [f"{n.removeprefix('relative_distance_').replace('_', ' ')} {a:.3g} to {b:.3g}" for n, a, b in ends]
+    return f"Over training the relative distance goes from the first checkpoint to the last: {'; '.join(parts)}."

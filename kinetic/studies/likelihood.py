@@ -1,0 +1,110 @@
+"""Log-likelihood of samples, held-out and training images under a model's own flow, and how energies go with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from kinetic.data import FlowDataModule
+from kinetic.data.progress import progress
+from kinetic.errors import KineticError
+from kinetic.flow.empirical import NO_DENSITY, EmpiricalVelocity
+from kinetic.flow.field import Field
+from kinetic.flow.likelihood import bits_per_dim, dequantised, log_likelihood
+from kinetic.flow.sampling import Sampler
+from kinetic.metrics.correlation import Array, rank_correlation
+from kinetic.metrics.detection import mean_estimate
+from kinetic.metrics.statistics import Estimate
+from kinetic.models.opening import Origin
+from kinetic.report.findings import Cell, attempt
+
+ENERGIES = ("energy", "early", "late")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Densities:
+    """Log-likelihoods in nats, and energies, [N] each, by the same flow."""
+
+    log_p: Array
+    energies: Mapping[str, Array]
+
+
+def check_density(origin: Origin) -> None:
+    """Raise KineticError for what has no density."""
+    if isinstance(origin.field.net, EmpiricalVelocity):
+        raise KineticError(f"the closed-form field has no likelihood: {NO_DENSITY}; study a network instead")
+
+
+def densities_of_images(
+    origin: Origin,
+    data: FlowDataModule,
+    *,
+    held_out: bool,
+    images: int,
+    sampler: Sampler,
+    probes: int,
+    batch_size: int = 64,
+    precision: str = "32",
+    device: torch.device | str = "cpu",
+) -> Densities:
+    """Follow at most `images` held-out or training images back to their noise; pixels get the noise of one level."""
+    total = min(images, data.num_held_out if held_out else data.num_training)
+    kind = "held-out" if held_out else "training"
+    if not total:
+        raise KineticError(f"{data.name} has no {kind} images; hold some out, or leave them")
+    found = []
+    with progress(f"following {kind} images back", "images", total=total) as bar:
+        for x, numbers, labels in data.labelled(held_out=held_out, limit=images, chunk=batch_size):
+            x = dequantised(x, numbers) if origin.field.space == "pixels" else x
+            known = labels_for(origin.field, labels)
+            how = {"sampler": sampler, "probes": probes, "precision": precision}
+            back = log_likelihood(origin.field, x.to(device), labels=known, **how)  # type: ignore[arg-type]
+            found.append({name: back.columns[name].double().cpu().numpy() for name in ("log_likelihood", *ENERGIES)})
+            bar.update(len(x))
+    columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    return Densities(log_p=columns.pop("log_likelihood"), energies=columns)
+
+
+def labels_for(field: Field, labels: Tensor | None) -> Tensor | None:
+    """The classes of images as far as a field knows classes; KineticError where it needs those of images without."""
+    if field.num_classes is None:
+        return None
+    if labels is None and not field.null_label:
+        raise KineticError("the network has to be told classes, and these images have none; study it on labelled ones")
+    return labels
+
+
+def density_row(name: str, found: Densities, *, size: int, pixels: bool) -> dict[str, Cell]:
+    """Mean log-likelihood per dimension, in bits too where levels are known, and mean energy."""
+    bits = bits_per_dim(torch.from_numpy(found.log_p), size).numpy()
+    return {
+        "of": name,
+        "count": int(np.isfinite(found.log_p).sum()),
+        "nats_per_dim": mean_estimate(found.log_p / size),
+        **({"bits_per_dim": mean_estimate(bits)} if pixels else {}),
+        "energy": mean_estimate(found.energies["energy"]),
+    }
+
+
+def difference(a: Array, b: Array) -> Estimate:
+    """Mean of `a` [N] less that of `b` [M], with Welch's 95 % interval; two finite numbers of each are needed."""
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    if min(len(a), len(b)) < 2:
+        raise KineticError(f"a difference of means needs 2 finite numbers of each or more, got {len(a)} and {len(b)}")
+    between = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    return Estimate(float(a.mean() - b.mean()), float(between.low), float(between.high))
+
+
+def correlations(name: str, found: Densities) -> list[dict[str, Cell]]:
+    """Rank correlation of each energy with the log-likelihood; a note where it is undefined."""
+    made = []
+    for energy in ENERGIES:
+        values, words = found.energies[energy], f"{energy} and log-likelihood"
+        row: dict[str, Cell] = {"of": name, "energy": energy}
+        for kind in ("spearman", "kendall"):
+            row = attempt(row, lambda k=kind, v=values, w=words: {k: rank_correlation(v, found.log_p, kind=k, names=w)})
+        made.append(row)
+    return made
