@@ -15,7 +15,7 @@ from kinetic.models.opening import open_checkpoint, open_empirical
 from kinetic.plots import field_distance, fields_over_time
 from kinetic.plots.style import thin
 from kinetic.report.findings import Cell, Findings, Shown, Table, attempt
-from kinetic.report.sources import Metrics, read_rows
+from kinetic.report.sources import Metrics, Unavailable, read_rows
 from kinetic.store.runs import LAST
 from kinetic.studies.empirical import (
     TIMES,
@@ -173,7 +173,7 @@ def _f_mem(subject: Subject, step: int) -> Cell:
     """F_mem of the last validation up to a step, None where there is none."""
     try:
         known = Metrics(read_rows(subject.run / "metrics.csv")).series("memorization/f_mem")
-    except (ValueError, OSError, RuntimeError):
+    except Unavailable:
         return None
     steps = [at for at in known if at <= step]
     return known[max(steps)] if steps else None
@@ -184,8 +184,8 @@ def _says(found: Mapping[str, Comparison], times: tuple[float, ...]) -> list[str
     own = found.get(OWN)
     if own is not None:
         said.append(
-            f"At the network's own states the closed form differs from it by {own.relative[-1]:.3g} of its squared norm "
-            f"at t = {times[-1]:g}, and by {own.relative[0]:.3g} at t = {times[0]:g}."
+            f"At states of the network's samples its distance to the closed form, ‖v - v*‖² / ‖v*‖², is "
+            f"{own.relative[0]:.3g} at t = {times[0]:g}, and {own.relative[-1]:.3g} at t = {times[-1]:g}."
         )
         closed, network = exponent(times, own.closed), exponent(times, own.network)
         said.append(_of_spike(closed, network))
@@ -193,9 +193,12 @@ def _says(found: Mapping[str, Comparison], times: tuple[float, ...]) -> list[str
 
 
 def _of_spike(closed: Estimate, network: Estimate) -> str:
-    figures = f"as (1-t)^-{closed.value:.2f}, that of the network as (1-t)^-{network.value:.2f}"
-    spike = "the spike of a field that copies" if closed.low > 1 else "no spike of (1-t)^-2 at these states"
-    return f"Near t = 1 the power of the closed form goes {figures}: {spike}."
+    k = f"{closed.value:.2f} ({closed.low:.2f} to {closed.high:.2f})"
+    spike = "it spikes, and the network does not" if closed.low > max(network.high, 0.5) else "the two hardly differ"
+    return (
+        f"Near t = 1 powers there go as (1-t)^-k, with k = {k} for the closed form (2 is the spike of a state off the "
+        f"training images, 0 no spike) and {network.value:.2f} for the network: {spike}."
+    )
 
 
 def _of_training(table: Table) -> str:

@@ -90,7 +90,8 @@ def findings_of(subject: Subject, table: SampleTable, *, images: int, probes: in
 
 
 def _of_images(subject: Subject, **asked: Any) -> Densities:
-    how = {"precision": subject.precision, "device": subject.device, "batch_size": subject.batch_size or 64}
+    how: dict[str, Any] = {"precision": subject.precision, "device": subject.device}
+    how["batch_size"] = subject.batch_size or 64
     return densities_of_images(subject.origin, subject.data, sampler=subject.sampler, **how, **asked)
 
 
@@ -108,7 +109,8 @@ def _of_correlation(first: Mapping[str, Cell]) -> str:
         return f"How energy goes with log-likelihood is undefined here: {first.get(NOTE)}. {PAPER}."
     agrees = "this run agrees in sign" if rho.high < 0 else "this run does not show it"
     agrees = "this run has the opposite sign" if rho.low > 0 else agrees
-    return f"Spearman of energy and log p of samples is {rho.value:.2f} ({rho.low:.2f} to {rho.high:.2f}). {PAPER}: {agrees}."
+    found = f"Spearman of energy and log p of samples is {rho.value:.2f} ({rho.low:.2f} to {rho.high:.2f})"
+    return f"{found}. {PAPER}: {agrees}."
 
 
 def _of_gap(gap: Mapping[str, Cell]) -> str:

@@ -4,8 +4,9 @@ Near t = 1 the closed form points at single training images with a velocity that
 off them: its power grows as (1-t)⁻². That of a network that does not copy stays bounded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def check_closed_form(origin: Origin) -> None:
 
 def checked_times(times: Sequence[float]) -> tuple[float, ...]:
     """Times that rise from 0 or later to 1 - 1e-4 at most; KineticError for others."""
-    rising = all(a < b for a, b in zip(times, times[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(times))
     if not times or not rising or not times[0] >= 0 or not times[-1] <= LAST:
         raise KineticError(
             f"times must rise and lie in 0 to {LAST}, got {', '.join(f'{t:g}' for t in times) or 'none'}"
@@ -94,7 +95,7 @@ def states_of_samples(
 def states_of_images(
     field: Field, data: FlowDataModule, *, held_out: bool, images: int, times: Sequence[float]
 ) -> States:
-    """States (1 - t) x0 + t x1 of at most `images` images x1, under a noise of each one's own that is the same at all t."""
+    """States (1 - t) x0 + t x1 of at most `images` images x1, each under one noise of its own at all t."""
     parts = list(data.labelled(held_out=held_out, limit=images))
     if not parts:
         raise KineticError(f"{data.name} has no {'held-out' if held_out else 'training'} images")
@@ -140,13 +141,17 @@ class Comparison:
     @classmethod
     def of(cls, v: Tensor, best: Tensor) -> "Comparison":
         """Compare velocities `v` of a network with `best` ones of the closed form, [T, N, ...]."""
-        flat, theirs = v.flatten(2).double(), best.flatten(2).double()
-        cosine = torch.nn.functional.cosine_similarity(flat, theirs, dim=2)
-        rows = [
-            torch.stack([number(a) for a in values])
-            for number, values in ((power, flat), (power, theirs), (squared_norm, flat - theirs))
-        ]
-        return cls(*rows, cosine)
+        own, theirs = v.flatten(2).double(), best.flatten(2).double()
+
+        def each(measure: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+            return torch.stack([measure(rows) for rows in values])
+
+        return cls(
+            network=each(power, own),
+            closed=each(power, theirs),
+            distance=each(squared_norm, own - theirs),
+            cosine=torch.nn.functional.cosine_similarity(own, theirs, dim=2),
+        )
 
     @property
     def relative(self) -> Tensor:
