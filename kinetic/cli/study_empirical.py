@@ -1,5 +1,6 @@
 """The command `study empirical`: the closed-form field of the training set against the network."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,7 +108,7 @@ def findings_of(subject: Subject, times: tuple[float, ...], *, images: int, over
     rows = [attempt({"of": name}, lambda n=name: _row(compared.add(n), times)) for name in _kinds()]
     found = compared.found
     over_t = [{"of": name, **row} for name, one in found.items() for row in one.rows(times)]
-    more = {"over_t": Table(rows=over_t, caption="Both fields at each time; the distance is ‖v - v*‖².")}
+    more = {"over_t": Table(rows=over_t, caption="At each time; distance ‖v - v*‖², v* of the closed form.")}
     powers = {name: (one.network.mean(1), one.closed.mean(1)) for name, one in found.items()}
     said = "Power of the network and of the closed form against the time left."
     pictures = {"powers": Shown(figure=fields_over_time(times, powers), alt=said, caption=said)}
@@ -180,24 +181,22 @@ def _f_mem(subject: Subject, step: int) -> Cell:
 
 
 def _says(found: Mapping[str, Comparison], times: tuple[float, ...]) -> list[str]:
-    said = []
     own = found.get(OWN)
-    if own is not None:
-        said.append(
-            f"At states of the network's samples its distance to the closed form, ‖v - v*‖² / ‖v*‖², is "
-            f"{own.relative[0]:.3g} at t = {times[0]:g}, and {own.relative[-1]:.3g} at t = {times[-1]:g}."
-        )
-        closed, network = exponent(times, own.closed), exponent(times, own.network)
-        said.append(_of_spike(closed, network))
-    return said
+    if own is None:
+        return ["The fields could not be compared at the network's own states."]
+    closed, network = exponent(times, own.closed), exponent(times, own.network)
+    said = [_of_spike(closed, network)] if math.isfinite(closed.value) else []
+    distance = f"{own.relative[0]:.3g} at t = {times[0]:g}, and {own.relative[-1]:.3g} at t = {times[-1]:g}"
+    return [*said, f"At states of the network's samples the relative distance of the fields is {distance}."]
 
 
 def _of_spike(closed: Estimate, network: Estimate) -> str:
+    spikes = closed.low > max(network.high, 0.5)
+    lead = "the closed form spikes, and the network does not" if spikes else "the two fields spend alike"
     k = f"{closed.value:.2f} ({closed.low:.2f} to {closed.high:.2f})"
-    spike = "it spikes, and the network does not" if closed.low > max(network.high, 0.5) else "the two hardly differ"
     return (
-        f"Near t = 1 powers there go as (1-t)^-k, with k = {k} for the closed form (2 is the spike of a state off the "
-        f"training images, 0 no spike) and {network.value:.2f} for the network: {spike}."
+        f"Near t = 1 {lead}: powers at states of the network's samples go as (1-t)^-k, k = {k} for the closed form "
+        f"and {network.value:.2f} for the network; 2 is a state off all training images, 0 is bounded."
     )
 
 

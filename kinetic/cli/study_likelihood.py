@@ -107,10 +107,12 @@ def _of_correlation(first: Mapping[str, Cell]) -> str:
     rho = first.get("spearman")
     if not isinstance(rho, Estimate):
         return f"How energy goes with log-likelihood is undefined here: {first.get(NOTE)}. {PAPER}."
-    agrees = "this run agrees in sign" if rho.high < 0 else "this run does not show it"
-    agrees = "this run has the opposite sign" if rho.low > 0 else agrees
-    found = f"Spearman of energy and log p of samples is {rho.value:.2f} ({rho.low:.2f} to {rho.high:.2f})"
-    return f"{found}. {PAPER}: {agrees}."
+    lead, agrees = "Energy and likelihood of samples do not clearly go together", "this run does not show it"
+    if rho.high < 0:
+        lead, agrees = "Samples that spend more energy are less likely", "this run agrees in sign"
+    if rho.low > 0:
+        lead, agrees = "Samples that spend more energy are more likely", "this run has the opposite sign"
+    return f"{lead}: Spearman {rho.value:.2f} ({rho.low:.2f} to {rho.high:.2f}). {PAPER}: {agrees}."
 
 
 def _of_gap(gap: Mapping[str, Cell]) -> str:
