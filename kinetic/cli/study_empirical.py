@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kinetic.cli.options import parsed
@@ -96,7 +97,8 @@ class Compared:
         field = self.closed if name == THEIRS else subject.origin.field
         if name in (OWN, THEIRS):
             more = {"labels": subject.labels, "precision": subject.precision}
-            how: dict[str, Any] = {"sampler": subject.sampler, "times": times, **more, **self.how}
+            sampler = replace(subject.sampler, guidance=1.0) if name == THEIRS else subject.sampler
+            how: dict[str, Any] = {"sampler": sampler, "times": times, **more, **self.how}
             return states_of_samples(field, subject.seeds, **how)
         images = {"held_out": name == HELD_OUT, "images": self.images, "times": times}
         return states_of_images(field, subject.data, **images)  # type: ignore[arg-type]
