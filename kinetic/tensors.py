@@ -47,6 +47,12 @@ def seeded_noise(seeds: Sequence[int] | Tensor, shape: Sequence[int], dtype: tor
     return torch.stack(rows) if rows else torch.empty((0, *shape), dtype=dtype)
 
 
+def orthonormal(directions: Tensor) -> Tensor:
+    """Directions [K, D], of which K <= D, made orthogonal one after the other and of length 1, without turning any."""
+    q, r = torch.linalg.qr(directions.T)
+    return (q * r.diagonal().sign()).T
+
+
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Multiply float32 matrices in float32: no TF32, no bfloat16, no autocast; what was set before is restored.

@@ -10,13 +10,12 @@ from kinetic.errors import KineticError
 ALL, EVERY = "all", "kinetic.cli.study_all:study_all"
 STUDIES = {  # where the function lies that runs a study, and what it shows
     "balance": ("kinetic.cli.study_balance:study_balance", "what samples spend against what real images bear out"),
-    "goldilocks": ("kinetic.cli.study_goldilocks:study_goldilocks", "quality and copies by energy, and a band to keep"),
-    "kts": ("kinetic.cli.study_kts:study_kts", "what shaping does to quality and copies, beside its controls"),
     "support": ("kinetic.cli.study_support:study_support", "energies against how well training images support samples"),
-    "semantics": (
-        "kinetic.cli.study_semantics:study_semantics",
-        "how clearly samples of high and low energy show a class",
-    ),
+    "semantics": ("kinetic.cli.study_semantics:study_semantics", "how clearly samples of high energy show a class"),
+    "likelihood": ("kinetic.cli.study_likelihood:study_likelihood", "log p by the model's own flow, and energies"),
+    "kts": ("kinetic.cli.study_kts:study_kts", "what shaping does to quality and copies, beside its controls"),
+    "goldilocks": ("kinetic.cli.study_goldilocks:study_goldilocks", "quality and copies by energy, and a band to keep"),
+    "empirical": ("kinetic.cli.study_empirical:study_empirical", "the closed-form field against the network"),
 }
 
 

@@ -26,6 +26,7 @@ TOLERANCE = (
 )
 NEGLIGIBLE = 16.0  # weights e^-16 of all others together are not worth a second computation
 DENSE = 16  # recompute a whole chunk once more than one pair in so many asks for it
+NO_DENSITY = "it flows onto its training images, so that its samples have no density"
 PAIR_ELEMENTS = 2**21  # numbers gathered at a time when pairs are computed again
 
 
@@ -85,6 +86,8 @@ class EmpiricalVelocity:
         """
         if tuple(x.shape[1:]) != self.sample_shape:
             raise KineticError(f"samples have shape {tuple(x.shape[1:])}, the training set {self.sample_shape}")
+        if x.requires_grad:
+            raise KineticError(f"the closed-form field is not differentiated: {NO_DENSITY}; follow a network instead")
         labels = self._checked(labels)
         state = (x if x.dtype == torch.float64 else x.float()).flatten(1)
         time = t.expand(len(x)).double().clamp(0, LAST).to(x.device)

@@ -5,7 +5,7 @@ Mine())`, named in a configuration (`model.samples.measures`) or on the command 
 then a column wherever samples are rows: in a validation's tables, parquet, CSV, the report, and beside the copies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -34,9 +34,11 @@ class Evaluation:
         gain: η(t) of the shaping; 1 without.
         parts: velocities [B, ...] of the parts of a composed field that were evaluated, by name; none of another.
         pull: (g²/2) s [B, ...], what the drift has besides in a step with noise; None in one without.
+        field: states [B, ...] -> velocities [B, ...] at this time, for those who want derivatives; None where it is
+            not at hand, as when measures are told of the step of an adaptive method.
     """
 
-    __slots__ = ("_power", "gain", "parts", "pull", "t", "v", "x")
+    __slots__ = ("_power", "field", "gain", "parts", "pull", "t", "v", "x")
 
     def __init__(
         self,
@@ -47,8 +49,9 @@ class Evaluation:
         gain: float,
         parts: Mapping[str, Tensor] = MappingProxyType({}),
         pull: Tensor | None = None,
+        field: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.t, self.x, self.v, self.gain, self.parts, self.pull = t, x, v, gain, parts, pull
+        self.t, self.x, self.v, self.gain, self.parts, self.pull, self.field = t, x, v, gain, parts, pull, field
         self._power: Tensor | None = None
 
     @property
@@ -98,6 +101,10 @@ class Measure:
     unit: str = ""
     sign: Sign = 0
     needs: tuple[str, ...] = ()
+
+    def work(self, size: int) -> float:
+        """About how many evaluations of the network it costs at each one, for samples of `size` numbers."""
+        return 0.0
 
     def step(self, state: Any, now: Evaluation, dt: float) -> Any:
         """Take in an accepted step of length `dt` that starts at `now`; returns the next state."""

@@ -57,7 +57,12 @@ class Motion:
         v = v if v.dtype is x.dtype else v.to(x.dtype)
         pull = self.half * self.path.convert(v, x, time, given="velocity", to="score") if self.half else None
         gain = self.held if gain is None else gain
-        now = Evaluation(t=t, x=x, v=v, gain=self._gain(t) if gain is None else gain, parts=parts, pull=pull)
+        gain = self._gain(t) if gain is None else gain
+
+        def again(y: Tensor) -> Tensor:
+            return self._evaluated(y, y.new_full(y.shape[:1], t), t, slack)[0]
+
+        now = Evaluation(t=t, x=x, v=v, gain=gain, parts=parts, pull=pull, field=again)
         for measure in self._looking:
             self.states[measure.name] = measure.look(self.states[measure.name], now)
         return now

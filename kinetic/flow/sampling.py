@@ -170,8 +170,9 @@ def velocity_of(
     precision: str = "32-true",
 ) -> Velocity:
     """Make the velocity of a field for a batch like `x` [B, ...], with its labels, guidance and precision."""
-    wanted = followed.check_labels(labels, x.shape[0])
-    wanted = None if wanted is None else wanted.to(x.device)
+    with torch.inference_mode(mode=False):  # a measure may differentiate the velocity
+        wanted = followed.check_labels(labels, x.shape[0])
+        wanted = None if wanted is None else wanted.to(x.device)
 
     def one(field: Field) -> Velocity:
         return guided(replace(field, net=in_precision(field.net, precision, x.device)), wanted, guidance)

@@ -17,7 +17,7 @@ from kinetic.flow.field import Field, Network, evaluating
 from kinetic.flow.integration import integrate
 from kinetic.flow.measures import Probe
 from kinetic.flow.sampling import Sampler, velocity_of
-from kinetic.tensors import generator, seed_from, seeded_noise, squared_norm
+from kinetic.tensors import generator, orthonormal, seed_from, seeded_noise, squared_norm
 
 RENOISE = 0x5EED  # keeps the noise of `renoise` apart from the noise that samples start from
 COMMON = 0xC0B1E5  # and that of `common_noise` from both
@@ -37,8 +37,7 @@ def common_noise(shape: Sequence[int], count: int) -> Tensor:
             torch.randn(size, generator=generator(COMMON, k), dtype=torch.float64)
             for k in range(first, min(first + size, count))
         ]
-        q, r = torch.linalg.qr(torch.stack(drawn, 1))
-        blocks.append((q * r.diagonal().sign()).T)  # the sign makes it unique
+        blocks.append(orthonormal(torch.stack(drawn)))
     return (torch.cat(blocks) * math.sqrt(size)).float().unflatten(1, tuple(shape))
 
 

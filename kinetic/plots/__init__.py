@@ -3,7 +3,9 @@
 from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
 from kinetic.plots.deciles import deciles_figure
 from kinetic.plots.detection import detection_figure
+from kinetic.plots.fields import field_distance, fields_over_time
 from kinetic.plots.images import compare_grid, gallery, image_grid
+from kinetic.plots.likelihood import energy_likelihood, likelihood_histograms
 from kinetic.plots.pareto import Point, pareto_figure
 from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
@@ -36,10 +38,14 @@ __all__ = [
     "detection_figure",
     "endpoints_figure",
     "energies_figure",
+    "energy_likelihood",
     "energy_ridge",
     "energy_scatter",
+    "field_distance",
+    "fields_over_time",
     "gallery",
     "image_grid",
+    "likelihood_histograms",
     "loss_curves",
     "memorization_curve",
     "pareto_figure",

@@ -1,6 +1,7 @@
 """Arrays as npy files hold them: the header is held against the bytes behind it before anything is allocated."""
 
 import io
+import json
 import math
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from kinetic.errors import KineticError
+from kinetic.store.files import replacing
 
+ABOUT = "about"  # what a file of arrays was made for
 T = TypeVar("T")
 
 
@@ -75,3 +78,21 @@ def _array(data: bytes) -> NDArray[Any]:
     if dtype.hasobject or min(shape, default=1) < 0 or header.promised != header.there:
         raise ValueError(f"an array of shape {shape!s:.80} and kind {dtype!s:.40} is not what it holds")
     return np.array(npy_values(data, header))
+
+
+def kept(path: Path, about: Any, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a file that was written for the same `about`, plain types; else make and keep them there.
+
+    So what was interrupted goes on, and what is asked for again is there. A damaged file is made again.
+    """
+    said = json.dumps(about, sort_keys=True)
+    try:
+        found = read_npz_as(path, dict, fault="is damaged", advice="it is made again")
+        if str(found.pop(ABOUT, "")) == said:
+            return found
+    except (FileNotFoundError, KineticError):
+        pass
+    made = make()
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, allow_pickle=False, **{ABOUT: np.array(said)}, **made)
+    return made

@@ -17,7 +17,7 @@ from kinetic.data import FlowDataModule
 from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
-from kinetic.flow.field import evaluating
+from kinetic.flow.field import Field, evaluating
 from kinetic.flow.measures import Measure
 from kinetic.flow.sampling import Sampler, velocity_of
 from kinetic.flow.seeds import Labels, seed_text
@@ -35,6 +35,7 @@ from kinetic.text import duration
 from kinetic.trust import STRANGER, Trust
 
 SAMPLES = "samples"  # folder of what was drawn, and name of the only setting
+KEPT = ".kept"  # folder of what was computed besides, for the same command again
 ADAPTIVE_STEPS = 60  # evaluations that an adaptive method is taken to need
 
 
@@ -143,13 +144,19 @@ class Subject:
         plan = draw_parts(job, self.trainer, overwrite=self.overwrite, before=lambda plan: self._announce(job, plan))
         return Drawing(job, plan)
 
+    def seconds(self, field: Field, evaluations: int) -> float:
+        """About how long so many evaluations of a field for one sample take here, by trying one."""
+        size = min(self.batch_size or 64, len(self.seeds))
+        return evaluations / size * _seconds(field, size, self.precision, self.device)
+
     def _announce(self, job: Experiment, plan: Plan) -> None:
         """Say how much there is to draw, and about how long that takes."""
         work = evaluations(job, plan)
         if not work:
             return
         each = seconds_an_evaluation(job, plan.batch_size, device=self.device)
-        took = each * work / plan.batch_size / self.trainer.world_size
+        beside = 1 + sum(measure.work(math.prod(job.shape)) for measure in job.measures)
+        took = each * work * beside / plan.batch_size / self.trainer.world_size
         of = f" under {len(plan.settings)} settings" if len(plan.settings) > 1 else ""
         drawing = f"drawing {len(plan.seeds):,} samples{of}, {work:,} evaluations of the network"
         print(f"{drawing}: about {duration(took)}", file=sys.stderr)
@@ -193,7 +200,7 @@ def seconds_an_evaluation(job: Experiment, batch: int, *, device: torch.device) 
     return batch / size * max(_seconds(field, size, job.precision, device) for field in set(job.fields.values()))
 
 
-def _seconds(field: Any, size: int, precision: str, device: torch.device) -> float:
+def _seconds(field: Field, size: int, precision: str, device: torch.device) -> float:
     x = torch.randn(size, *(field.shape or ()), device=device)
     labels = None if field.num_classes is None else torch.zeros(size, dtype=torch.int64)
     if isinstance(field.net, torch.nn.Module):
