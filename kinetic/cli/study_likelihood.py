@@ -1,7 +1,7 @@
 """The command `study likelihood`: log p by the model's own flow, and how energies go with it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kinetic.cli.options import parsed
@@ -76,7 +76,7 @@ def findings_of(subject: Subject, table: SampleTable, *, images: int, probes: in
     exact = "exact" if probes >= size else f"{probes} orthogonal probes, common to all"
     return Findings(
         title=f"Log-likelihood by the flow of {subject.origin.name}",
-        says=_says(gap, more[0], exact=probes >= size),
+        says=_says(gap, more, exact=probes >= size),
         table=Table(rows=rows, caption="Mean log p of the density per dimension, and mean energy; 95 % intervals."),
         more={"correlations": Table(rows=more, caption="Rank correlation of energies with log p.")},
         protocol=subject.protocol(images=images, divergence=exact, seed_of_probes=Divergence().seed, **level),
@@ -99,9 +99,20 @@ def _of_images(subject: Subject, *, held_out: bool, **asked: Any) -> Densities:
     return Densities(log_p=columns.pop("log_p"), energies=columns)
 
 
-def _says(gap: Mapping[str, Cell], first: Mapping[str, Cell], *, exact: bool) -> list[str]:
-    """What follows for the paper's claim, and for memorisation."""
-    return [_of_correlation(first), _of_gap(gap), *([] if exact else [_PROBED])]
+def _says(gap: Mapping[str, Cell], rows: Sequence[Mapping[str, Cell]], *, exact: bool) -> list[str]:
+    """What follows for the paper's claim, and for memorisation; `rows` of correlations, those of samples first."""
+    return [_of_correlation(rows[0]), *_of_others(rows), _of_gap(gap), *([] if exact else [_PROBED])]
+
+
+def _of_others(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
+    """The same correlation among real images."""
+    known = {str(row["of"]): row.get("spearman") for row in rows if row["energy"] == "energy" and row["of"] != SAMPLES}
+    said = [
+        f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f}) among {name} images"
+        for name, one in known.items()
+        if isinstance(one, Estimate)
+    ]
+    return [f"The same correlation is {' and '.join(said)}."] if said else []
 
 
 _PROBED = "The divergence is an estimate along fixed probes; --probes as many as dimensions makes it exact."
