@@ -1,6 +1,7 @@
 """What the tests of whole runs share: a tiny configuration, and a way to run commands in a folder of their own."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,22 @@ def inside(folder: Path) -> Iterator[Path]:
     finally:
         os.chdir(before)
         os.environ.pop("KINETIC_RUN", None)
+
+
+def run_once(factory: pytest.TempPathFactory, name: str, changes: dict[str, Any]) -> Path:
+    """Train the tiny configuration, with `changes`, as runs/run in a folder that several tests share; returns that."""
+    from kinetic.cli.train import train
+
+    with inside(factory.mktemp(name)) as home:
+        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
+        train(["--config", "tiny.yaml", "--run.name", "run"])
+    return home
+
+
+def copied(home: Path, workdir: Path) -> Path:
+    """Copy the runs of a shared folder into a test's own; returns that of runs/run."""
+    shutil.copytree(home / "runs", workdir / "runs", symlinks=True)
+    return workdir / "runs/run"
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Samples by their energy: deciles, the band that is worth keeping, and drawing from a band."""
 
 import csv
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +9,13 @@ import yaml
 
 from kinetic.cli.sample import sample
 from kinetic.cli.study import STUDIES, study
-from kinetic.cli.train import train
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.metrics.real import RealFeatures
 from kinetic.models.opening import open_run
 from kinetic.samples.band import Band
 from kinetic.studies.goldilocks import Measured, check_energies, choose, decile_rows, deciles_of, random_parts
-from tests.conftest import TINY, inside, merged
+from tests.conftest import copied, run_once
 from tests.test_sample_command import refused
 
 CHANGES = {
@@ -31,16 +28,12 @@ QUICK = ["--accelerator", "cpu", "--steps", "6"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    with inside(tmp_path_factory.mktemp("energies")) as home:
-        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, CHANGES)))
-        train(["--config", "tiny.yaml", "--run.name", "run"])
-    return home
+    return run_once(tmp_path_factory, "energies", CHANGES)
 
 
 @pytest.fixture
 def run(trained, workdir):
-    shutil.copytree(trained / "runs", workdir / "runs", symlinks=True)
-    return workdir / "runs/run"
+    return copied(trained, workdir)
 
 
 def rows(file):

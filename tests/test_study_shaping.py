@@ -2,9 +2,7 @@
 
 import csv
 import json
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ import yaml
 
 from kinetic.cli.sample import sample
 from kinetic.cli.study import study
-from kinetic.cli.train import train
 from kinetic.cli.tune import tune
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
@@ -24,7 +21,7 @@ from kinetic.studies.kts import Shaped, axis_of, fall
 from kinetic.studies.tune import Goal, Score, noise_levels, noise_name, noises, shapings, stops
 from kinetic.studies.tune_findings import BETTER, SAME, WORSE, Tuned
 from kinetic.studies.tuned import tuned_shaping
-from tests.conftest import TINY, inside, merged
+from tests.conftest import copied, run_once
 from tests.test_sample_command import refused
 
 CHANGES = {
@@ -39,16 +36,12 @@ BASE = Sampler(steps=10, kts=KTS.preset("balanced"))
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    with inside(tmp_path_factory.mktemp("shaping")) as home:
-        Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, CHANGES)))
-        train(["--config", "tiny.yaml", "--run.name", "run"])
-    return home
+    return run_once(tmp_path_factory, "shaping", CHANGES)
 
 
 @pytest.fixture
 def run(trained, workdir):
-    shutil.copytree(trained / "runs", workdir / "runs", symlinks=True)
-    return workdir / "runs/run"
+    return copied(trained, workdir)
 
 
 def rows(file):
