@@ -7,6 +7,7 @@ from kinetic.errors import KineticError
 
 STUDIES = {  # where the function lies that runs a study, and what it shows
     "balance": ("kinetic.cli.study_balance:study_balance", "what samples spend against what real images bear out"),
+    "onset": ("kinetic.cli.study_onset:study_onset", "when copying begins over training-set sizes and widths"),
 }
 
 

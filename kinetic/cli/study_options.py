@@ -76,8 +76,13 @@ def _folder(name: str, options: Any, origin: Origin) -> Path:
 
 def finish(subject: Subject, findings: Findings) -> None:
     """Write what a study found, print it, and say where it is."""
-    page = write_findings(subject.folder, findings)
+    leave(subject.folder, findings)
+
+
+def leave(folder: Path, findings: Findings) -> None:
+    """Write what was found into a folder, print it, and say where it is."""
+    page = write_findings(folder, findings)
     print(f"\n{findings.title}\n\n{findings.table.text()}\n")
     print("\n".join(findings.says))
     names = "".join(f", {name}.png" for name in findings.pictures)
-    print(f"\nLook:  {page}{names}; the numbers are in {subject.folder}/table.csv and table.md")
+    print(f"\nLook:  {page}{names}; the numbers are in {folder}/table.csv and table.md")

@@ -3,6 +3,7 @@
 from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
 from kinetic.plots.detection import detection_figure
 from kinetic.plots.images import compare_grid, gallery, image_grid
+from kinetic.plots.onset import OnsetCurves, onset_figure
 from kinetic.plots.pareto import Point, pareto_figure
 from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
@@ -21,6 +22,7 @@ __all__ = [
     "THEME_CSS",
     "BalanceCurves",
     "Curve",
+    "OnsetCurves",
     "Point",
     "Profile",
     "balance_over_time",
@@ -35,6 +37,7 @@ __all__ = [
     "image_grid",
     "loss_curves",
     "memorization_curve",
+    "onset_figure",
     "pareto_figure",
     "power_profiles",
     "save",
