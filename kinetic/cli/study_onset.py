@@ -27,7 +27,8 @@ def study_onset(args: list[str]) -> None:
     settings = settings_of(_sizes(options.sizes), _widths(options.widths))
     run = find_run(Path(options.root), options.run)
     folder = Path(options.out) if options.out else run / STUDIES / "onset"
-    jobs = min(check_count(options.jobs or os.cpu_count() or 1, "--jobs"), len(settings))
+    most = os.cpu_count() or 1 if options.jobs is None else options.jobs
+    jobs = min(check_count(most, "--jobs"), len(settings))
     how = {
         "steps": check_count(options.steps, "--steps"),
         "first": check_count(options.first, "--first"),

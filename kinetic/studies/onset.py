@@ -1,5 +1,6 @@
 """When a recipe generates and when it begins to copy, over training-set sizes and widths of the network."""
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
