@@ -109,7 +109,11 @@ def _findings(
     return Findings(
         title=f"Onset of copying over training-set sizes, recipe of {run.name}",
         says=_says(found, width, failed=sum(NOTE in row for row in rows)),
-        table=Table(rows=rows, caption="Training ends soon after the onset.", shares=("last_f_mem",)),
+        table=Table(
+            rows=rows,
+            caption="Trained until after the onset. Features are of each training set: fd compares in a row alone.",
+            shares=("last_f_mem",),
+        ),
         protocol={
             "recipe": run.name,
             **how,
@@ -182,4 +186,8 @@ def _says(found: Sequence[Times], width: float, *, failed: int) -> list[str]:
                 said.append(
                     f"At width {one.setting.width:g} tau_mem is step {one.tau_mem}, at {width:g} step {b.tau_mem}."
                 )
-    return [*said, f"{PAPER}; wider networks copy earlier. An interval from few sizes is wide."]
+    return [
+        *said,
+        f"{PAPER}; wider networks copy earlier.",
+        "Features of fd differ with n, and a tau_gen at the first validation may be earlier: its power is a rough one.",
+    ]

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter, ScalarFormatter
 
-from kinetic.plots.style import BLUE, MUTED, VERMILION, panels, plain, ramp, style
+from kinetic.plots.style import BLUE, MUTED, VERMILION, panels, plain, ramp, style, thin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,12 @@ def onset_figure(curves: Sequence[OnsetCurves], *, fit: tuple[float, float] | No
         for axes, values in ((copies, curve.f_mem), (quality, curve.fd)):
             axes.plot(list(values), list(values.values()), color=color, linestyle=line, label=plain(curve.name))
     copies.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    copies.set(xscale="log", xlabel="training step", ylabel="F_mem")
-    quality.set(xscale="log", yscale="log", xlabel="training step", ylabel="Fréchet distance to held-out images")
+    copies.set_ylabel("F_mem")
+    quality.set_ylabel("Fréchet distance to held-out images")
+    steps = sorted({step for curve in curves for step in curve.f_mem})
+    for axes in (copies, quality):
+        axes.set(xscale="log", xlabel="training step", xticks=thin(steps, 4))
+        _plain_ticks(axes)
     _times(times, [curve for curve in curves if curve.varied], fit)
     handles, labels = copies.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
@@ -46,20 +51,27 @@ def onset_figure(curves: Sequence[OnsetCurves], *, fit: tuple[float, float] | No
     return figure
 
 
-def _times(axes, curves: Sequence[OnsetCurves], fit: tuple[float, float] | None) -> None:  # type: ignore[no-untyped-def]
+def _times(axes: Axes, curves: Sequence[OnsetCurves], fit: tuple[float, float] | None) -> None:
     """Draw τ_mem with its bracket and τ_gen over the sizes."""
     known = [curve for curve in curves if curve.tau_mem is not None]
     gaps = [[(c.tau_mem or 0) - (c.before or 0) for c in known], [0] * len(known)]
-    sizes, taus = [c.size for c in known], [c.tau_mem for c in known]
+    sizes, taus = [c.size for c in known], [float(c.tau_mem or 0) for c in known]
     axes.errorbar(sizes, taus, yerr=gaps, fmt="o", color=VERMILION, markersize=5, label="τ_mem")
     early = [c for c in curves if c.tau_gen is not None]
-    axes.plot([c.size for c in early], [c.tau_gen for c in early], "s", color=BLUE, markersize=5, label="τ_gen")
+    axes.plot(
+        [c.size for c in early], [float(c.tau_gen or 0) for c in early], "s", color=BLUE, markersize=5, label="τ_gen"
+    )
     every = [c.size for c in curves]
     if fit is not None:
         line = np.array([min(every), max(every)])
         axes.plot(line, fit[0] * line ** fit[1], color=MUTED, linewidth=1.2, label="fit")
     axes.set(xscale="log", yscale="log", xlabel="training images n", ylabel="step")
     axes.set_xticks(every)
+    _plain_ticks(axes)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Whole numbers at the marks of the logarithmic x axis, and nothing between."""
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
