@@ -169,7 +169,11 @@ def _says(found: Sequence[Times], width: float, *, failed: int) -> list[str]:
             continue
         low, high = law.exponent.low, law.exponent.high
         certain = low <= expected <= high if law.points > 2 else None
-        agrees = {True: "this agrees", False: "this does not agree", None: "two points cannot tell"}[certain]
+        agrees = {
+            True: "the interval does not exclude it",
+            False: "this does not agree",
+            None: "two points cannot tell",
+        }[certain]
         interval = f" ({low:.2f} to {high:.2f})" if law.points > 2 else ""
         said.append(
             f"{name} grows as n to the power {law.exponent.value:.2f}{interval}, from {law.points} sizes; expected is "
