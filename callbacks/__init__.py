@@ -5,7 +5,9 @@ from .balance import BalanceCallback
 from .checkpoints import Checkpoints
 from .kpe import KPECallback
 from .memorization import MemorizationCallback
+from .onset import StopAfterOnset
 from .progress import RunProgress
+from .quality import QualityCallback
 from .report import ReportCallback
 from .schedule import LogSpacedValidation
 from .stopping import StopCleanly
@@ -17,7 +19,9 @@ __all__ = [
     "KPECallback",
     "LogSpacedValidation",
     "MemorizationCallback",
+    "QualityCallback",
     "ReportCallback",
     "RunProgress",
+    "StopAfterOnset",
     "StopCleanly",
 ]

@@ -12,9 +12,9 @@ from kinetic.data import Digits
 from kinetic.errors import KineticError
 from kinetic.metrics.features import features
 from kinetic.metrics.real import read_real, write_real
-from kinetic.studies import references
+from kinetic.samples import references
+from kinetic.samples.references import extractor_of, features_of_split, reference_of
 from kinetic.studies.qualities import Judge
-from kinetic.studies.references import extractor_of, features_of_split, reference_of
 from tests.conftest import merged
 from tests.test_callbacks_balance import TOY, trained
 

@@ -14,9 +14,7 @@ from kinetic.flow.seeds import check_count
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.metrics.features import Extractor
 from kinetic.metrics.real import write_real
-from kinetic.store.runs import find_run
-from kinetic.studies.experiment import predictor
-from kinetic.studies.references import (
+from kinetic.samples.references import (
     FOLDER,
     HELD_OUT,
     SPLITS,
@@ -25,6 +23,8 @@ from kinetic.studies.references import (
     extractor_of,
     reference_of,
 )
+from kinetic.store.runs import find_run
+from kinetic.studies.experiment import predictor
 from kinetic.text import aligned, short
 
 EXAMPLES = """examples:

@@ -27,10 +27,10 @@ from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.checkpoint import MEASURES
 from kinetic.models.opening import Origin
 from kinetic.samples.closeup import draw_one
+from kinetic.samples.references import FOLDER as REFERENCE
 from kinetic.studies.experiment import draw_parts, predictor
 from kinetic.studies.keeping import draw_kept
 from kinetic.studies.qualities import Judge
-from kinetic.studies.references import FOLDER as REFERENCE
 from kinetic.studies.setting import Experiment
 from kinetic.training.loggers import is_rank_zero
 from kinetic.training.times import UNTRAINED

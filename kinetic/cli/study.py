@@ -16,6 +16,7 @@ STUDIES = {  # where the function lies that runs a study, and what it shows
     "kts": ("kinetic.cli.study_kts:study_kts", "what shaping does to quality and copies, beside its controls"),
     "goldilocks": ("kinetic.cli.study_goldilocks:study_goldilocks", "quality and copies by energy, and a band to keep"),
     "empirical": ("kinetic.cli.study_empirical:study_empirical", "the closed-form field against the network"),
+    "onset": ("kinetic.cli.study_onset:study_onset", "when copying begins over training-set sizes and widths"),
 }
 
 

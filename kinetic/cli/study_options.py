@@ -108,10 +108,15 @@ def _or_none(what: str, make: Any, missing: list[str]) -> Any:
 
 def finish(subject: Subject, findings: Findings) -> None:
     """Write what a study found, print it, and say where it is."""
-    page = write_findings(subject.folder, findings)
-    if (run := subject.origin.run) is not None and (run / "report.html").is_file() and run in page.resolve().parents:
-        write_report(run)  # which lists its studies
+    leave(subject.folder, findings, subject.origin.run)
+
+
+def leave(folder: Path, findings: Findings, run: Path | None) -> None:
+    """Write what was found into a folder, print it, and say where it is; the report of its run lists it."""
+    page = write_findings(folder, findings)
+    if run is not None and (run / "report.html").is_file() and run.resolve() in page.resolve().parents:
+        write_report(run)
     print(f"\n{findings.title}\n\n{findings.table.text()}\n")
     print("\n".join(findings.says))
-    folder, names = os.path.relpath(page.parent), "".join(f", {name}.png" for name in findings.pictures)
-    print(f"\nLook:  {folder}/{page.name}{names}; the numbers are in {folder}/table.csv and table.md")
+    there, names = os.path.relpath(page.parent), "".join(f", {name}.png" for name in findings.pictures)
+    print(f"\nLook:  {there}/{page.name}{names}; the numbers are in {there}/table.csv and table.md")

@@ -10,7 +10,7 @@ from kinetic.metrics.extractors import trained_classifier
 from kinetic.metrics.semantics import FILES, PROMPT, Scorer, classifier_scorer, clip_scorer, prompts_of
 from kinetic.models.autoencoder import Decode
 from kinetic.models.hub import fetched
-from kinetic.studies.references import training_of
+from kinetic.samples.references import training_of
 from kinetic.studies.semantics import judged, semantics_findings
 from kinetic.studies.subject import Subject
 

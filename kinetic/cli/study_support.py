@@ -11,7 +11,7 @@ from kinetic.errors import KineticError
 from kinetic.flow.seeds import check_count
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.metrics.support import RULES
-from kinetic.studies.references import COMPONENTS, SPLITS
+from kinetic.samples.references import COMPONENTS, SPLITS
 from kinetic.studies.support import supported
 from kinetic.studies.support_findings import support_findings
 

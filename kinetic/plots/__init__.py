@@ -6,6 +6,7 @@ from kinetic.plots.detection import detection_figure
 from kinetic.plots.fields import field_distance, fields_over_time
 from kinetic.plots.images import compare_grid, gallery, image_grid
 from kinetic.plots.likelihood import energy_likelihood, likelihood_histograms
+from kinetic.plots.onset import OnsetCurves, onset_figure
 from kinetic.plots.pareto import Point, pareto_figure
 from kinetic.plots.plane import endpoints_figure
 from kinetic.plots.sampling import energies_figure, settings_figure, toy_scatter, trajectory_figure
@@ -27,6 +28,7 @@ __all__ = [
     "AxisPoint",
     "BalanceCurves",
     "Curve",
+    "OnsetCurves",
     "Point",
     "Profile",
     "axes_figure",
@@ -48,6 +50,7 @@ __all__ = [
     "likelihood_histograms",
     "loss_curves",
     "memorization_curve",
+    "onset_figure",
     "pareto_figure",
     "power_profiles",
     "save",

@@ -19,9 +19,9 @@ from kinetic.metrics.features import Extractor, features
 from kinetic.metrics.paired import Difference, Metric, Resampled
 from kinetic.metrics.protocol import Protocol
 from kinetic.metrics.real import LEAST, RealFeatures
+from kinetic.samples.references import extractor_of, reference_of
 from kinetic.studies.compare import Figure, Row
 from kinetic.studies.experiment import Batch
-from kinetic.studies.references import extractor_of, reference_of
 from kinetic.trust import STRANGER, Trust
 
 Figures = Mapping[str, Mapping[str, Resampled]]  # by setting, then by name

@@ -26,10 +26,10 @@ from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet, open_training_set
 from kinetic.models.opening import Origin
 from kinetic.samples.drawing import Plan
+from kinetic.samples.references import FOLDER
 from kinetic.samples.table import SampleTable
 from kinetic.studies.experiment import Derive, Take, collect, draw_parts
 from kinetic.studies.qualities import Judge
-from kinetic.studies.references import FOLDER
 from kinetic.studies.setting import Experiment, Setting
 from kinetic.text import duration
 from kinetic.trust import STRANGER, Trust

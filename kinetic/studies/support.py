@@ -20,9 +20,9 @@ from kinetic.metrics.features import Extractor, features
 from kinetic.metrics.ranks import kendall_estimate, spearman_estimate, within_classes
 from kinetic.metrics.support import Support, support_of
 from kinetic.report.findings import NOTE, Cell, attempt
+from kinetic.samples.references import FOLDER, extractor_of, features_of_split
 from kinetic.samples.table import NO_LABEL, Array, SampleTable
 from kinetic.studies.experiment import Batch, Take
-from kinetic.studies.references import FOLDER, extractor_of, features_of_split
 from kinetic.studies.subject import SAMPLES, Drawing, Subject
 from kinetic.tensors import seeded_noise
 
