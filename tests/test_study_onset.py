@@ -25,7 +25,7 @@ SMALL = {
     "model": {"samples": {"num": 16, "batch_size": 16}, "sampler": {"method": "euler", "steps": 4}},
     "trainer": {"max_steps": 8, "val_check_interval": 4, "callbacks": [QUALITY]},
 }
-HOW = {"steps": 100, "first": 10, "per_decade": 8.0, "patience": 1}
+HOW = {"steps": 100, "first": 10, "per_decade": 8.0, "patience": 1, "features": "pixels"}
 
 
 def trained(config: Path) -> Path:
@@ -138,7 +138,7 @@ def test_study_trains_once_stops_after_the_onset_and_a_failure_is_one_note(tiny,
     before = (made / "checkpoints/last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     study([*args[:3], "16", *args[4:]])
-    assert "0 of 1 trainings to do" in capsys.readouterr().err
+    assert "0 of 1 trainings of 12 steps at most, 1 at a time: at most about 0 s" in capsys.readouterr().err
     assert (made / "checkpoints/last.ckpt").stat().st_mtime_ns == before
     for option, value, why in (
         ("--sizes", "1,a", "--sizes"),

@@ -1,5 +1,6 @@
 """The command `study onset`: when a recipe generates and when it begins to copy, over sizes and widths."""
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -10,15 +11,30 @@ from kinetic.cli.options import parsed, typed_parser
 from kinetic.cli.study_options import leave
 from kinetic.errors import KineticError
 from kinetic.flow.seeds import check_count
+from kinetic.metrics.extractors import CHOICES
 from kinetic.metrics.scaling import TOLERANCE
+from kinetic.models.opening import open_run
 from kinetic.plots import OnsetCurves, onset_figure
 from kinetic.report.findings import NOTE, Cell, Findings, Shown, Table, attempt
 from kinetic.report.studies import FOLDER
 from kinetic.store.runs import find_run
 from kinetic.store.settings import SavedConfig
-from kinetic.studies.onset import Setting, Times, law_of, settings_of, times_of, training_of
+from kinetic.studies.onset import (
+    Setting,
+    Times,
+    features_for,
+    law_of,
+    seconds_of,
+    settings_of,
+    times_of,
+    training_of,
+)
+from kinetic.studies.subject import seconds_a_batch
 from kinetic.studies.trainings import Training, train_all
+from kinetic.text import duration
+from kinetic.trust import Trust
 
+BATCH = 64  # samples of the pass that is timed
 PAPER = "Bonnaire et al. (2025, arXiv 2505.17638) find tau_gen independent of n, and tau_mem to grow linearly with it"
 
 
@@ -36,15 +52,19 @@ def study_onset(args: list[str]) -> None:
         "patience": check_count(options.patience, "--patience"),
         "per_decade": options.per_decade,
     }
+    trust = Trust().including(tuple(options.trust))
+    field = open_run(options.run, root=options.root, trust=trust).field
+    how["features"] = options.features or features_for(field.shape or (), [one.size for one in settings])
     config = SavedConfig.read(run)
     if config.at("imported") is not None or not isinstance(config.at("trainer"), dict):
         raise KineticError(f"run {run.name} was not trained here, so its recipe is not known; study one that was")
     trainings = {one: training_of(config, one, folder / "runs", **how) for one in settings}
-    todo = sum(not one.done(options.patience) for one in trainings.values())
-    print(
-        f"{todo} of {len(trainings)} trainings to do, {options.training_steps:,} steps each at most, {jobs} at a time",
-        file=sys.stderr,
-    )
+    todo = [setting for setting, one in trainings.items() if not one.done(options.patience)]
+    validations = 1 + math.ceil(options.per_decade * max(0.0, math.log10(options.training_steps / options.first)))
+    each = seconds_a_batch(field, BATCH) / BATCH
+    took = seconds_of(config, todo, each=each, steps=options.training_steps, validations=validations) / max(jobs, 1)
+    many = f"{len(todo)} of {len(trainings)} trainings of {options.training_steps:,} steps at most, {jobs} at a time"
+    print(f"{many}: at most about {duration(took)}", file=sys.stderr)
     given = {"jobs": jobs, "patience": options.patience, "trust": options.trust, "overwrite": options.overwrite}
     faults = train_all(list(trainings.values()), **given)
     leave(folder, _findings(run, config, trainings, faults, how), run)
@@ -58,9 +78,10 @@ def _parser() -> Any:
     made.add_argument("--sizes", default="32,64,128", metavar="N,N", help="training images")
     made.add_argument("--widths", default="1,0.5", metavar="W,W", help="of the network; all but the first at one size")
     made.add_argument("--training-steps", type=int, default=2000, metavar="N", help="of each training, at most")
-    made.add_argument("--first", type=int, default=50, metavar="N", help="step of the first validation")
+    made.add_argument("--first", type=int, default=25, metavar="N", help="step of the first validation")
     made.add_argument("--per-decade", type=float, default=8.0, metavar="N", help="validations a tenfold of steps")
     made.add_argument("--patience", type=int, default=1, metavar="N", help="validations after the onset")
+    made.add_argument("--features", type=str, metavar="NAME", help=f"of fd: {CHOICES} (None: pixels, or pca of many)")
     made.add_argument("--jobs", type=int, metavar="N", help="trainings side by side (None: as many as cores)")
     made.add_argument("--out", metavar="DIR", help=f"folder for the results (None: RUN/{FOLDER}/onset)")
     made.add_argument("--overwrite", action="store_true", help="replace trainings with other settings")
@@ -112,7 +133,7 @@ def _findings(
         says=_says(found, width, failed=sum(NOTE in row for row in rows)),
         table=Table(
             rows=rows,
-            caption="Trained until after the onset. Features are of each training set: fd compares in a row alone.",
+            caption="Trained until after the onset; tau_mem lies between step before and itself.",
             shares=("last_f_mem",),
         ),
         protocol={
@@ -123,7 +144,7 @@ def _findings(
             "samples": config.at("model", "samples", "num"),
             "sampler": config.at("model", "sampler"),
             "coupling": config.at("model", "coupling"),
-            "features": "pca:64 or fewer, of each training set",
+            "seed": config.at("seed_everything"),
         },
         pictures={"onset": Shown(figure=drawn, alt=said, caption=said)} if found else {},
     )
@@ -191,8 +212,6 @@ def _says(found: Sequence[Times], width: float, *, failed: int) -> list[str]:
                 said.append(
                     f"At width {one.setting.width:g} tau_mem is step {one.tau_mem}, at {width:g} step {b.tau_mem}."
                 )
-    return [
-        *said,
-        f"{PAPER}; wider networks copy earlier.",
-        "Features of fd differ with n, and a tau_gen at the first validation may be earlier: its power is a rough one.",
-    ]
+    early = [one.setting.name for one in found if one.tau_gen is not None and one.tau_gen == min(one.fd)]
+    said += [f"tau_gen is that of the first validation, or earlier, at {'; '.join(early)}."] if early else []
+    return [*said, f"{PAPER}; wider networks copy earlier. An interval from few sizes is wide."]

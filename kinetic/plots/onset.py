@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    ScalarFormatter,
+    StrMethodFormatter,
+)
 
 from kinetic.plots.style import BLUE, MUTED, VERMILION, panels, plain, ramp, style, thin
 
@@ -43,6 +50,8 @@ def onset_figure(curves: Sequence[OnsetCurves], *, fit: tuple[float, float] | No
     for axes in (copies, quality):
         axes.set(xscale="log", xlabel="training step", xticks=thin(steps, 4))
         _plain_ticks(axes)
+    quality.set_yscale("log")
+    _plain_values(quality)
     _times(times, [curve for curve in curves if curve.varied], fit)
     handles, labels = copies.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
@@ -68,6 +77,7 @@ def _times(axes: Axes, curves: Sequence[OnsetCurves], fit: tuple[float, float] |
     axes.set(xscale="log", yscale="log", xlabel="training images n", ylabel="step")
     axes.set_xticks(every)
     _plain_ticks(axes)
+    _plain_values(axes)
 
 
 def _plain_ticks(axes: Axes) -> None:
@@ -75,3 +85,10 @@ def _plain_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _plain_values(axes: Axes) -> None:
+    """Plain numbers 1, 2, 5, 10, ... on the logarithmic y axis."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())

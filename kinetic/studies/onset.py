@@ -11,12 +11,14 @@ from kinetic.errors import KineticError
 from kinetic.metrics.scaling import PowerLaw, plateau_step, power_law
 from kinetic.models.checkpoint import read_checkpoint
 from kinetic.report.folder import Run
+from kinetic.samples.references import COMPONENTS
 from kinetic.store.runs import LAST
 from kinetic.store.settings import SavedConfig
 from kinetic.studies.trainings import Training, onset_step, series
 
 WIDTHS = {"UNet": ("model_channels", "num_head_channels"), "DiT": ("hidden_size",), "MLP": ("width",)}
 CALLBACKS = "kinetic.callbacks."
+LARGEST = 1024  # numbers of an image whose pixels serve as features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,15 @@ def settings_of(sizes: Sequence[int], widths: Sequence[float]) -> list[Setting]:
 
 
 def training_of(
-    config: SavedConfig, setting: Setting, folder: Path, *, steps: int, first: int, per_decade: float, patience: int
+    config: SavedConfig,
+    setting: Setting,
+    folder: Path,
+    *,
+    steps: int,
+    first: int,
+    per_decade: float,
+    patience: int,
+    features: str,
 ) -> Training:
     """The recipe `config` at a setting; validated at log-spaced steps from `first` on, and stopped after its onset."""
     made = deepcopy(config.values)
@@ -54,7 +64,7 @@ def training_of(
     callbacks: list[tuple[str, dict[str, Any]]] = [
         *([("BalanceCallback", {})] if balanced else []),
         ("MemorizationCallback", {**measured, **quiet}),
-        ("QualityCallback", {}),
+        ("QualityCallback", {"features": features}),
         ("StopAfterOnset", {"patience": patience}),
         ("LogSpacedValidation", {"first": first, "per_decade": per_decade}),
     ]
@@ -65,6 +75,27 @@ def training_of(
     }
     made["run"] = {"name": None, "wandb": "disabled", "checkpoint_every": 500, "keep_every": None}
     return Training(folder=folder / setting.name, config=made)
+
+
+def features_for(shape: Sequence[int], sizes: Sequence[int]) -> str:
+    """Features in which all trainings compare: the pixels themselves, or where these are many, components.
+
+    Components are fitted on each training set, so that they are alike, not the same.
+    """
+    size = math.prod(shape)
+    return "pixels" if size <= LARGEST else f"pca:{max(1, min(COMPONENTS, min(sizes) - 1))}"
+
+
+def seconds_of(config: SavedConfig, settings: Sequence[Setting], *, each: float, steps: int, validations: int) -> float:
+    """About how long all trainings take at most one after the other, where a forward pass takes `each` a sample.
+
+    A step is taken for three passes, and a network for as slow as it is wide.
+    """
+    batch = config.at("data", "init_args", "batch_size", default=128)
+    samples = config.at("model", "samples", "num", default=0)
+    sampling = validations * samples * config.at("model", "sampler", "steps", default=100)
+    numbers = [value if isinstance(value, int) else 0 for value in (batch, sampling)]
+    return sum(each * one.width * (3 * steps * numbers[0] + numbers[1]) for one in settings)
 
 
 def _widen(config: dict[str, Any], factor: float) -> None:

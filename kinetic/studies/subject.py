@@ -147,7 +147,7 @@ class Subject:
     def seconds(self, field: Field, evaluations: int) -> float:
         """About how long so many evaluations of a field for one sample take here, by trying one."""
         size = min(self.batch_size or 64, len(self.seeds))
-        return evaluations / size * _seconds(field, size, self.precision, self.device)
+        return evaluations / size * seconds_a_batch(field, size, self.precision, self.device)
 
     def _announce(self, job: Experiment, plan: Plan) -> None:
         """Say how much there is to draw, and about how long that takes."""
@@ -197,10 +197,11 @@ def evaluations_a_sample(sampler: Sampler) -> int:
 def seconds_an_evaluation(job: Experiment, batch: int, *, device: torch.device) -> float:
     """How long the network takes for a batch, by trying it; the slowest field of the job."""
     size = min(batch, len(job.seeds))
-    return batch / size * max(_seconds(field, size, job.precision, device) for field in set(job.fields.values()))
+    return batch / size * max(seconds_a_batch(field, size, job.precision, device) for field in set(job.fields.values()))
 
 
-def _seconds(field: Field, size: int, precision: str, device: torch.device) -> float:
+def seconds_a_batch(field: Field, size: int, precision: str = "32", device: torch.device | str = "cpu") -> float:
+    """How long an evaluation of a field takes for so many samples, by trying it three times."""
     x = torch.randn(size, *(field.shape or ()), device=device)
     labels = None if field.num_classes is None else torch.zeros(size, dtype=torch.int64)
     if isinstance(field.net, torch.nn.Module):

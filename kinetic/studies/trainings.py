@@ -26,7 +26,7 @@ from kinetic.store.plain import parse_yaml, read_text
 from kinetic.store.runs import CONFIG
 
 ASKED, LOG = "asked.yaml", "training.log"  # in the folder: what was asked for, and what the training said
-POLL, GRACE = 0.3, 30  # seconds between looks, and that trainings have to stop in
+POLL, GRACE = 1.0, 30  # seconds between looks, and that trainings have to stop in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,13 @@ def series(folder: Path, name: str) -> dict[int, float]:
     return {}
 
 
+def last_step(folder: Path) -> int:
+    """The last step of a run that is written down; 0 before any is."""
+    with suppress(Unavailable, ValueError):
+        return int(Run(folder).metrics.rows[-1]["step"])
+    return 0
+
+
 def onset_step(folder: Path) -> int | None:
     """Step in onset.json; None without one."""
     with suppress(Unavailable):
@@ -99,7 +106,9 @@ def train_all(
         else:
             waiting += [] if one.done(patience) else [one]
     running: dict[Path, subprocess.Popen[bytes]] = {}
-    bar = progress("training", "runs", total=len(waiting))
+    bar = progress("training", "steps", total=sum(one.steps for one in waiting))
+    seen = dict.fromkeys((one.folder for one in waiting), 0)
+    steps = {one.folder: one.steps for one in waiting}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -107,11 +116,14 @@ def train_all(
                 running[one.folder] = _started(one, trust)
             time.sleep(POLL)
             for folder, process in list(running.items()):
-                if process.poll() is not None:
+                ended = process.poll() is not None
+                taken = steps[folder] if ended else last_step(folder)
+                bar.update(max(taken - seen[folder], 0))
+                seen[folder] = max(taken, seen[folder])
+                if ended:
                     del running[folder]
-                    bar.update(1)
-                    if process.returncode:
-                        faults[folder] = _fault(folder)
+                if process.returncode:
+                    faults[folder] = _fault(folder)
     finally:
         bar.close()
         _end(running.values())
