@@ -17,6 +17,7 @@ STUDIES = {  # where the function lies that runs a study, and what it shows
     "goldilocks": ("kinetic.cli.study_goldilocks:study_goldilocks", "quality and copies by energy, and a band to keep"),
     "empirical": ("kinetic.cli.study_empirical:study_empirical", "the closed-form field against the network"),
     "onset": ("kinetic.cli.study_onset:study_onset", "when copying begins over training-set sizes and widths"),
+    "couplings": ("kinetic.cli.study_couplings:study_couplings", "optimal transport against independent pairs"),
 }
 
 

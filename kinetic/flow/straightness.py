@@ -1,10 +1,11 @@
-"""How straight the way of a sample is."""
+"""How straight the way of a sample is, and the least energy that any way from its start to its end takes."""
 
 from typing import Any
 
 from torch import Tensor
 
-from kinetic.flow.measures import Arrival, Evaluation, Rate
+from kinetic.flow.energy import ENERGY_UNIT
+from kinetic.flow.measures import Arrival, Evaluation, Measure, Rate, power, unknown
 from kinetic.tensors import squared_norm
 
 
@@ -27,3 +28,17 @@ class Straightness(Rate):
     def result(self, state: Any, end: Arrival) -> Tensor:
         """Return the distance over the length."""
         return squared_norm(end.x - state).sqrt() / end.integrals[self.name]
+
+
+class TransportEnergy(Measure):
+    """Energy ½‖x(1) - x(0)‖² of the straight line from start to end at constant speed; no motion takes less."""
+
+    name, unit = "transport_energy", ENERGY_UNIT
+
+    def step(self, state: Any, now: Evaluation, dt: float) -> Tensor:
+        """Remember where the sample started."""
+        return now.x if state is None else state
+
+    def result(self, state: Any, end: Arrival) -> Tensor:
+        """Return half the squared distance."""
+        return unknown(end) if state is None else power(end.x - state)

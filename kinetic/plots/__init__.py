@@ -1,6 +1,7 @@
 """Arrays to matplotlib figures. Every function returns a `Figure` of its own: no global state, no window, no file."""
 
 from kinetic.plots.balance import BalanceCurves, balance_over_time, balance_over_training
+from kinetic.plots.couplings import couplings_figure
 from kinetic.plots.deciles import deciles_figure
 from kinetic.plots.detection import detection_figure
 from kinetic.plots.fields import field_distance, fields_over_time
@@ -36,6 +37,7 @@ __all__ = [
     "balance_over_training",
     "compare_grid",
     "correlations_figure",
+    "couplings_figure",
     "deciles_figure",
     "detection_figure",
     "endpoints_figure",

@@ -19,11 +19,12 @@ import yaml
 
 from kinetic.data.progress import progress
 from kinetic.errors import KineticError
+from kinetic.models.checkpoint import read_checkpoint
 from kinetic.report.folder import Run
 from kinetic.report.sources import Unavailable
 from kinetic.store.files import write_text
 from kinetic.store.plain import parse_yaml, read_text
-from kinetic.store.runs import CONFIG
+from kinetic.store.runs import CONFIG, LAST
 
 ASKED, LOG = "asked.yaml", "training.log"  # in the folder: what was asked for, and what the training said
 POLL, GRACE = 1.0, 30  # seconds between looks, and that trainings have to stop in
@@ -41,8 +42,10 @@ class Training:
         """Steps that it takes at most."""
         return int(self.config["trainer"]["max_steps"])
 
-    def done(self, patience: int) -> bool:
+    def done(self, patience: int | None = None) -> bool:
         """Whether nothing is left to train: all steps are taken, or `patience` validations after the onset."""
+        if patience is None:
+            return checkpoint_step(self.folder) >= self.steps
         measured, onset = measured_steps(self.folder), onset_step(self.folder)
         late = [step for step in measured if onset is not None and step > onset]
         return any(step >= self.steps for step in measured) or (onset is not None and len(late) >= patience)
@@ -77,6 +80,15 @@ def series(folder: Path, name: str) -> dict[int, float]:
     return {}
 
 
+def checkpoint_step(folder: Path) -> int:
+    """Step of the last checkpoint of a run; 0 without one."""
+    try:
+        step = read_checkpoint(folder / LAST).get("global_step")
+    except (KineticError, OSError):
+        return 0
+    return step if isinstance(step, int) else 0
+
+
 def last_step(folder: Path) -> int:
     """The last step of a run that is written down; 0 before any is."""
     with suppress(Unavailable, ValueError):
@@ -93,7 +105,12 @@ def onset_step(folder: Path) -> int | None:
 
 
 def train_all(
-    trainings: Sequence[Training], *, jobs: int, patience: int, trust: Sequence[str] = (), overwrite: bool = False
+    trainings: Sequence[Training],
+    *,
+    jobs: int,
+    patience: int | None = None,
+    trust: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[Path, str]:
     """Train what is not done, `jobs` at a time with one thread each; what went wrong, by folder, in a line each."""
     faults: dict[Path, str] = {}

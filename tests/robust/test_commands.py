@@ -670,7 +670,7 @@ TABLE = {
     "no such command": (
         nothing,
         ["trian"],
-        "unknown command 'trian'; choose from train, sample, shards, encode, study, audit, report, import, export",
+        "unknown command 'trian'; choose from train, sample, shards, encode, study, tune, reference, audit, report",
     ),
 }
 
