@@ -114,6 +114,14 @@ def test_two_runs_are_compared_as_they_are_and_the_same_coupling_is_refused(run,
     gaps = [gap for gap in found["table"]["fd_from_independent"] if gap is not None]
     assert gaps == pytest.approx([0.0, 0.0], abs=1e-9)
     assert "not certainly other" in capsys.readouterr().out
+    subset = other / "subset.txt"
+    subset.write_text(subset.read_text().replace("1", "2"))
+    study(["couplings", "run", "--other", str(other), "--few", "2,4", "--out", "there", *QUICK])
+    assert "F_mem is left out: the runs were trained on different images" in capsys.readouterr().out
+    assert "F_mem" not in json.loads(Path("there/study.json").read_text())["table"]
+    for more, why in ((["--empirical"], "--empirical has no coupling"), (["--checkpoint", "x"], "goes with --other")):
+        with pytest.raises(KineticError, match=why):
+            study(["couplings", *more, *QUICK])
     for more, why in ((["--few", "5"], "at least two different numbers"), (["--method", "dopri5"], "a fixed grid")):
         with pytest.raises(KineticError, match=why):
             study(["couplings", "run", *more, *QUICK])

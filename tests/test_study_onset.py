@@ -1,11 +1,13 @@
 """When a recipe begins to copy: the rules on synthetic curves, quality in validations, and the command end to end."""
 
 import csv
+import itertools
 import json
 import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -61,6 +63,16 @@ def test_power_law_is_exact_where_the_data_are_one_and_has_no_interval_from_two_
     assert noisy.exponent.high - 1 == pytest.approx(12.7062 * math.sqrt(1 / 3), rel=1e-4)
     assert math.isnan(power_law([1, 2], [1, 2]).exponent.low)
     assert power_law([5, 5], [1, 2]) is None
+
+
+def test_what_lies_between_two_validations_widens_the_interval():
+    """Exact: slopes from the corners of all brackets. Kills: an interval as if onsets were known to the step."""
+    x, y, since = [1, 2, 4], [8, 16, 32], [4, 8, 16]  # slope 1, each time may be half of it
+    found = power_law(x, y, since).exponent
+    ends = itertools.product(*zip(y, since, strict=True))
+    corners = [np.polyfit(np.log(x), np.log(one), 1)[0] for one in ends]
+    assert (found.low, found.high) == pytest.approx((min(corners), max(corners)))
+    assert power_law(x, y).exponent.low == pytest.approx(1)
 
 
 def test_sizes_vary_at_the_first_width_and_widths_at_the_largest_size():

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kinetic.studies.couplings import (
     check_pair,
     compared,
     rows_of,
+    same_images,
     series_of,
     settings_of,
     training_with,
@@ -37,6 +39,7 @@ from kinetic.studies.trainings import Training, train_all
 from kinetic.text import duration
 
 NUM, STEPS, FEW = 256, 1000, "2,4,8,20,100"
+FEWEST = 8  # steps that count as few
 PAPER = "Tong et al. (2024, arXiv 2302.00482) report that it has straighter paths, and better samples at few steps"
 
 
@@ -44,6 +47,10 @@ def study_couplings(args: list[str]) -> None:
     """Compare two networks that differ in how noise and images were paired."""
     options = parsed(_parser(), args)
     few = _few(options.few)
+    if options.empirical:
+        raise KineticError("--empirical has no coupling that could be trained; leave it out")
+    if options.checkpoint is not None and options.other is None:
+        raise KineticError("--checkpoint goes with --other here; leave it out, or name a run of the other coupling")
     subject = subject_of("couplings", options)
     if subject.sampler.method not in FIXED:
         raise KineticError(f"few steps need a fixed grid; use one of {', '.join(FIXED)}")
@@ -52,15 +59,22 @@ def study_couplings(args: list[str]) -> None:
     drawing = subject.draw(settings_of(subject, found, few), measures=MEASURES)
     if subject.first:
         training_set, judge, missing = looked_at(subject, options.features)
+        if options.other is not None and training_set is not None and not same_images(found.values()):
+            training_set, why = (
+                None,
+                "the runs were trained on different images; F_mem compares where they are the same",
+            )
+            missing.append(f"F_mem is left out: {why}")
         result = compared(drawing, few, training_set=training_set, judge=judge)
-        finish(subject, _findings(subject, found, result, judge, missing))
+        finish(subject, _findings(subject, found, result, judge, [*missing, *result.missing]))
 
 
 def _parser() -> Any:
     made = study_parser("couplings", "Optimal transport against independent pairs of noise and images.", num=NUM)
     group = made.add_argument_group("what is compared")
     group.add_argument("--other", type=str, metavar="RUN", help="a run of the other coupling (None: one is trained)")
-    group.add_argument("--training-steps", type=int, default=STEPS, metavar="N", help="of both networks")
+    said = f"of both networks (None: {STEPS:,}, or what the run kept nearest to that, or its last step if that is less)"
+    group.add_argument("--training-steps", type=int, metavar="N", help=said)
     group.add_argument("--few", type=str, default=FEW, metavar="N,N", help="numbers of steps of the solver")
     group.add_argument("--features", type=str, metavar="NAME", help=f"{CHOICES}, or none (None: pca:64)")
     return made
@@ -84,19 +98,26 @@ def _given(options: Any, subject: Subject) -> dict[str, Origin]:
 
 def _trained(options: Any, subject: Subject) -> dict[str, Origin]:
     """The run's network at a step, and one of the same recipe with the other coupling, trained if need be."""
-    config, steps = SavedConfig.read(subject.run), check_count(options.training_steps, "--training-steps")
+    config = SavedConfig.read(subject.run)
     if config.at("imported") is not None or not isinstance(config.at("trainer"), dict):
         raise KineticError(f"run {subject.run.name} was not trained here; pass --other, a run of the other coupling")
-    own = subject.origin.coupling
-    there = {own: path} if (path := kept_checkpoints(subject.run).get(steps)) is not None else {}
+    kept = {**kept_checkpoints(subject.run), int(subject.origin.identity["step"]): subject.run / LAST}
+    steps = _steps(options.training_steps, kept)
+    there = {subject.origin.coupling: kept[steps]} if steps in kept else {}
     folder = subject.folder / "runs"
     wanted = {name: training_with(config, name, folder, steps=steps) for name in (INDEPENDENT, OT) if name not in there}
     if subject.first:
         _train(options, subject, wanted)
-    subject.trainer.strategy.barrier()
+    while not all(one.done() for one in wanted.values()):  # another process trains, and takes this one with it
+        time.sleep(1)
     paths = {**there, **{name: one.folder / LAST for name, one in wanted.items()}}
     how: dict[str, Any] = {"weights": options.weights, "trust": trusted(options)}
     return {name: open_checkpoint(paths[name], **how) for name in (INDEPENDENT, OT)}
+
+
+def _steps(asked: int | None, kept: dict[int, Path]) -> int:
+    """How long both are trained: as asked, or about 1,000 steps, for which the run has kept a checkpoint."""
+    return min(kept, key=lambda step: abs(step - STEPS)) if asked is None else check_count(asked, "--training-steps")
 
 
 def _train(options: Any, subject: Subject, wanted: dict[str, Training]) -> None:
@@ -153,19 +174,24 @@ def _bounds(cell: Cell) -> tuple[float, float, float]:
 
 
 def _says(found: Compared) -> list[str]:
-    """Whether paths are straighter, and whether few steps do better."""
-    fine, few = max(found.few), [steps for steps in found.few if steps <= 8]
+    """Whether paths are straighter and few steps do better, as is published; and who copies more."""
+    fine, few = max(found.few), [steps for steps in found.few if steps <= FEWEST]
     straight, energy = found.gap("straightness", fine), found.gap("energy", fine)
     said = [
         f"Optimal transport has {_word(straight, 'straighter', 'less straight')} paths: straightness differs by "
-        f"{_interval(straight)} at {fine} steps; energy by {_interval(energy)}."
+        f"{_interval(straight)} at {fine} steps, energy by {_interval(energy)}; {_agrees(straight.low > 0)}."
     ]
     gaps = {steps: gap for steps in few if (gap := found.fd_gap(steps)) is not None}
     said += [
-        f"At {steps} steps its samples are {_word(gap, 'worse', 'better')}: fd differs by {_interval(gap)}."
+        f"At {steps} steps its samples are {_word(gap, 'worse', 'better')}: fd differs by {_interval(gap)}; "
+        f"{_agrees(gap.high < 0)}."
         for steps, gap in gaps.items()
     ]
-    return [*said, *_of_copies(found, fine)]
+    return [*said, *_of_copies(found, fine), "Intervals are over seeds; one training each says nothing of others."]
+
+
+def _agrees(shown: bool) -> str:
+    return "this agrees with what is published" if shown else "what is published is not seen here"
 
 
 def _of_copies(found: Compared, fine: int) -> list[str]:

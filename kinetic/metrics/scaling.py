@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -33,13 +34,25 @@ class PowerLaw:
     points: int
 
 
-def power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
-    """Fit positive `y` over positive `x` by least squares of the logarithms; None with fewer than two different x."""
+def power_law(x: Sequence[float], y: Sequence[float], since: Sequence[float] | None = None) -> PowerLaw | None:
+    """Fit positive `y` over positive `x` by least squares of the logarithms; None with fewer than two different x.
+
+    Where every `y` is only known to lie above its `since`, the interval also covers the slopes that this leaves open.
+    """
     if len(set(x)) < 2:
         return None
     found = stats.linregress(np.log(x), np.log(y))
-    free = len(x) - 2
+    free, slope = len(x) - 2, float(found.slope)
     half = float(stats.t.ppf(0.975, free) * found.stderr) if free else math.nan
-    slope = float(found.slope)
-    exponent = Estimate(slope, slope - half, slope + half)
+    low, high = slope - half, slope + half
+    if since is not None and free:
+        below, above = _open_slopes(np.log(x), np.log(y) - np.log(np.maximum(since, 1)))
+        low, high = min(low, slope - below), max(high, slope + above)
+    exponent = Estimate(slope, low, high)
     return PowerLaw(factor=math.exp(found.intercept), exponent=exponent, points=len(x))
+
+
+def _open_slopes(x: Any, gaps: Any) -> tuple[float, float]:
+    """By how much the slope over `x` falls and rises at most where each y may be smaller by its gap."""
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    return float((weights * gaps)[weights > 0].sum()), float(-(weights * gaps)[weights < 0].sum())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from kinetic.models.opening import Origin
 from kinetic.report.findings import Cell
 from kinetic.samples.copying import copies_in
 from kinetic.samples.table import Array, SampleTable
+from kinetic.store.files import sha256
+from kinetic.store.runs import SUBSET
 from kinetic.store.settings import SavedConfig
 from kinetic.studies.experiment import Batch
 from kinetic.studies.qualities import Figures, Gathered, Judge, differences, resampled_figures
@@ -52,6 +55,12 @@ def check_pair(found: Mapping[str, Origin]) -> None:
     one, other = (found[name].field for name in (INDEPENDENT, OT))
     if (one.shape, one.num_classes) != (other.shape, other.num_classes):
         raise KineticError(f"the runs make samples of shapes {one.shape} and {other.shape}, or know other classes")
+
+
+def same_images(origins: Iterable[Origin]) -> bool:
+    """Whether all runs wrote down the same training images."""
+    lists = [None if one.run is None else one.run / SUBSET for one in origins]
+    return all(path is not None and path.is_file() for path in lists) and len({sha256(p) for p in lists if p}) == 1
 
 
 def settings_of(subject: Subject, found: Mapping[str, Origin], few: Sequence[int]) -> dict[str, Setting]:
@@ -85,12 +94,13 @@ class Residuals:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What was found of every setting: tables, residuals [N], and quality where it was judged."""
+    """What was found of every setting: tables, residuals [N], quality where it was judged, and why it was not."""
 
     few: Sequence[int]
     tables: Mapping[str, SampleTable]
     residual: Mapping[str, Array]
     figures: Figures | None
+    missing: Sequence[str] = ()
 
     def gap(self, column: str, steps: int) -> Estimate:
         """A column of samples by optimal transport less that by independent pairs, over the same seeds."""
@@ -112,11 +122,17 @@ def compared(
     residuals, gathered = Residuals(few), None if judge is None else Gathered(judge)
     files = [nullcontext(residuals.take), *([] if gathered is None else [nullcontext(gathered.take)])]
     tables = drawing.collect(training_set=training_set, files=files)
-    figures = None
-    if gathered is not None and len(next(iter((found := gathered.features()).values()))) >= LEAST:
-        figures = resampled_figures(found, gathered.judge.real, over=_bar)
+    figures, missing = None, list[str]()
+    if gathered is not None:
+        found = gathered.features()
+        if (count := len(next(iter(found.values())))) >= LEAST:
+            figures = resampled_figures(found, gathered.judge.real, over=_bar)
+        else:
+            missing.append(
+                f"quality is left out: it needs {LEAST} samples finite under all settings, there are {count}"
+            )
     residual = {name: torch.cat(parts).double().numpy() for name, parts in residuals.found.items()}
-    return Compared(few=few, tables=tables, residual=residual, figures=figures)
+    return Compared(few=few, tables=tables, residual=residual, figures=figures, missing=missing)
 
 
 def _bar(names: Iterable[str]) -> Iterable[str]:
@@ -133,6 +149,7 @@ def _row(found: Compared, coupling: str, steps: int) -> dict[str, Cell]:
     table = found.tables[name]
     row: dict[str, Cell] = {"coupling": coupling, "steps": steps}
     row |= {one: mean_estimate(table.columns[one]) for one in ("straightness", "energy", "transport_energy")}
+    row["energy_over_transport"] = float(np.nanmean(table.columns["energy"] / table.columns["transport_energy"]))
     row["residual"] = mean_estimate(found.residual[name])
     if (copies := copies_in(table)) is not None:
         row["F_mem"] = Estimate(copies.f_mem, copies.low, copies.high)

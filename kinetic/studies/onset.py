@@ -159,6 +159,11 @@ def times_of(training: Training, setting: Setting) -> Times:
 
 
 def law_of(found: Sequence[Times], name: str, *, width: float) -> PowerLaw | None:
-    """Fit `tau_gen` or `tau_mem` over sizes at one width; trainings without it are left out."""
+    """Fit `tau_gen` or `tau_mem` over sizes at one width; trainings without it are left out.
+
+    Either is only known to lie between two validations, which its interval covers.
+    """
     rows = [one for one in found if one.setting.width == width and getattr(one, name) is not None]
-    return power_law([one.setting.size for one in rows], [getattr(one, name) for one in rows])
+    taus = [getattr(one, name) for one in rows]
+    since = [max((step for step in one.f_mem if step < tau), default=1) for one, tau in zip(rows, taus, strict=True)]
+    return power_law([one.setting.size for one in rows], taus, since)
