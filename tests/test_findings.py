@@ -33,6 +33,11 @@ def test_tables_show_intervals_shares_and_notes():
     assert columns["share_low"] == [0.25, None]
     assert list(columns) == ["name", "count", "share", "share_low", "share_high", "value", "note"]
     assert Table(rows=ROWS, quiet=("value",)).shown()[0] == ["name", "count", "share", "note"]
+    assert Table(rows=[{"F_mem": 1, "last_f_mem": 2, "fall_in_F_mem": 3}]).shown()[0] == [
+        "F_mem",
+        "last F_mem",
+        "fall in F_mem",
+    ]
 
 
 def test_a_row_that_fails_says_why_and_the_others_survive():

@@ -140,7 +140,7 @@ def _findings(
     quality = {} if judge is None else {"quality": judge.text()}
     said = "Straightness, Fréchet distance and distance from the finest sample of the same seed, over steps."
     return Findings(
-        title=f"Couplings of noise and images: {' and '.join(one.name for one in origins.values())}",
+        title=f"Couplings of noise and images, of {subject.run.name}",
         says=[*_says(found), f"{PAPER}.", *missing],
         table=Table(
             rows=rows_of(found),

@@ -30,12 +30,12 @@ figcaption{max-width:46rem;margin-top:.35rem}
 img{max-width:100%;height:auto;display:block}
 img.card{background:#fff;border-radius:6px}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;margin:.5rem 0 1rem}
-caption{text-align:left;padding-bottom:.4rem}
+caption{text-align:left;padding-bottom:.4rem;position:sticky;left:0;max-width:min(46rem,calc(100vw - 3rem))}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{white-space:normal;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;padding-left:.3rem}
 thead th{border-bottom-width:2px;font-weight:600}
-tbody th{font-weight:400}
+tbody th{font-weight:400;min-width:8rem}
 tr.mark{background:var(--tint)}tr.mark th,tr.mark td{font-weight:600}
 pre{background:var(--tint);border-radius:8px;padding:.9rem 1rem;overflow:auto;max-height:36rem;
 font-size:.85rem;line-height:1.45}

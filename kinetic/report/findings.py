@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -65,7 +66,7 @@ class Table:
         names = [name for name in self.names if name not in self.quiet]
         shares = {name: name in self.shares for name in names}
         body = [[_shown(row.get(n), share=s, digits=self.digits) for n, s in shares.items()] for row in self.rows]
-        return [name.replace("_", " ").replace("f mem", "F_mem") for name in names], body
+        return [_title(name) for name in names], body
 
     def text(self) -> str:
         """The table for a terminal; notes stand below, as they are long."""
@@ -80,6 +81,11 @@ class Table:
         head, body = self.shown()
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
         return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+
+
+def _title(name: str) -> str:
+    """The name of a column as people read it; F_mem keeps its own."""
+    return re.sub(r"\b[fF] mem\b", "F_mem", name.replace("_", " "))
 
 
 def _escaped(text: str) -> str:
