@@ -62,6 +62,7 @@ def test_quantiles_are_those_of_finite_energies():
     energies = np.array([5.0, np.nan, 1.0, 2.0, 3.0, 4.0, np.inf])
     assert Band.parse("25%:75%").keeps(energies).tolist() == [False, False, False, True, True, True, False]
     assert Band.parse("2:4").keeps(energies).sum() == 3
+    assert Band.parse("3:").keeps(energies).tolist() == [True, False, False, False, True, True, False]
     assert not Band.parse("0%:50%").keeps(np.array([np.nan])).any()
 
 

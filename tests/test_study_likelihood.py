@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kinetic.studies.subject
 from kinetic.cli.study import study
 from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
@@ -43,12 +44,18 @@ def test_constant_energies_have_no_correlation_and_the_others_survive():
 
 
 @WARNINGS
-def test_command_on_pictures_with_classes(tiny, capsys):
-    """Against numbers made by hand. Kills: no dequantisation, labels left out, held-out for training images."""
+def test_command_on_pictures_with_classes(tiny, capsys, monkeypatch):
+    """Against numbers made by hand. Kills: no dequantisation, labels left out, held-out for training images.
+
+    Also the expected time: 60 evaluations a batch of a second, and five more for each by the divergence.
+    """
+    monkeypatch.setattr(kinetic.studies.subject, "seconds_a_batch", lambda *_: 1.0)
     run = trained(tiny(network={"init_args": {"num_classes": 10}}, data={"init_args": {"num_train": 60}}))
     command = ["likelihood", "made", "--num", "10", "--images", "5", "--steps", "3", "--probes", "4"]
     study(command)
-    assert ": Spearman" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert ": Spearman" in said.out
+    assert "drawing 10 samples, 60 evaluations of the network: about 36 s" in said.err
     rows = {row["of"]: row for row in table(run)}
     assert list(rows) == ["samples", "held-out", "training", "training less held-out"]
     origin, sampler = open_run("made"), Sampler(method="heun2", steps=3)

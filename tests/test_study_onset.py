@@ -6,12 +6,13 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
-from kinetic.callbacks import QualityCallback, StopAfterOnset
+from kinetic.callbacks import MemorizationCallback, QualityCallback, StopAfterOnset
 from kinetic.cli.study import study
 from kinetic.cli.train import train
 from kinetic.errors import KineticError
@@ -159,3 +160,19 @@ def test_study_trains_once_stops_after_the_onset_and_a_failure_is_one_note(tiny,
     ):
         with pytest.raises(KineticError, match=why):
             study(["onset", "made", option, value])
+
+
+@pytest.mark.parametrize(("patience", "stops"), [(0, [False, False, True, True]), (1, [False, False, False, True])])
+def test_training_stops_some_validations_after_the_onset(patience, stops):
+    """Kills: a stop before the onset, at once, or never."""
+    memorization = MemorizationCallback()
+    trainer = SimpleNamespace(
+        callbacks=[memorization], should_stop=False, state=SimpleNamespace(fn="fit"), sanity_checking=False
+    )
+    found = []
+    for step in (5, 10, 20, 40):
+        onset = SimpleNamespace(at=SimpleNamespace(step=20)) if step >= 20 else None
+        memorization.history = SimpleNamespace(onset=onset, validations=[s for s in (5, 10, 20, 40) if s <= step])
+        StopAfterOnset(patience=patience).on_validation_end(trainer, None)
+        found.append(trainer.should_stop)
+    assert found == stops
