@@ -105,10 +105,16 @@ class Monitor(Callback):
     """What watches the samples of every validation: it hands all of them to the trainer's collector."""
 
     _off = False  # whether it has given up on this training
+    wants: torch.dtype | None = None  # in which type it needs the samples themselves, None for their rows alone
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew, whatever became of the last validation."""
         collector_of(trainer).reset()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for the samples."""
+        if self.wants is not None and monitoring(trainer) and not self._off:
+            collector_of(trainer).want(self.wants)
 
     def on_validation_batch_end(
         self,

@@ -49,6 +49,8 @@ class MemorizationCallback(Monitor):
         cache_bytes: keep the training images on the device if they take no more, else read them at every validation.
     """
 
+    wants = torch.float32
+
     def __init__(
         self,
         *,
@@ -131,11 +133,6 @@ class MemorizationCallback(Monitor):
         """Begin anew."""
         super().on_validation_start(trainer, pl_module)
         self.result = None
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask for the samples."""
-        if monitoring(trainer) and not self._off:
-            collector_of(trainer).want(torch.float32)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, gather, log and write."""

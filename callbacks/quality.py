@@ -29,6 +29,8 @@ class QualityCallback(Monitor):
         images: held-out images to compare with, at most.
     """
 
+    wants = torch.float32
+
     def __init__(self, *, features: str | None = None, images: int = HELD_OUT) -> None:
         if images < LEAST:
             raise KineticError(f"images must be at least {LEAST}, got {images}")
@@ -40,11 +42,6 @@ class QualityCallback(Monitor):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at the data anew."""
         self._off, self._extractor, self._real = False, None, None
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask for the samples."""
-        if monitoring(trainer) and not self._off:
-            collector_of(trainer).want(torch.float32)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare and log (all processes call this)."""

@@ -1,5 +1,6 @@
 """What the tests of whole runs share: a tiny configuration, and a way to run commands in a folder of their own."""
 
+import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -84,6 +85,12 @@ def run_once(factory: pytest.TempPathFactory, name: str, changes: dict[str, Any]
         Path("tiny.yaml").write_text(yaml.safe_dump(merged(TINY, changes)))
         train(["--config", "tiny.yaml", "--run.name", "run"])
     return home
+
+
+def csv_rows(file: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file by the names of its columns."""
+    with open(file, newline="") as opened:
+        return list(csv.DictReader(opened))
 
 
 def copied(home: Path, workdir: Path) -> Path:

@@ -1,6 +1,5 @@
 """Optimal transport against independent pairs: the same seeds of two networks, by few steps and many."""
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -17,7 +16,7 @@ from kinetic.models.opening import open_checkpoint
 from kinetic.store.settings import SavedConfig
 from kinetic.studies.couplings import training_with
 from kinetic.studies.trainings import Training
-from tests.conftest import TINY, copied, merged, run_once
+from tests.conftest import TINY, copied, csv_rows, merged, run_once
 
 CHANGES = {
     "run": {"keep_every": 4},
@@ -36,11 +35,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, workdir):
     return copied(trained, workdir)
-
-
-def rows(file):
-    with open(file, newline="") as opened:
-        return list(csv.DictReader(opened))
 
 
 def test_a_straight_way_costs_what_it_has_to():
@@ -79,7 +73,7 @@ def test_a_partner_is_trained_once_and_compared_on_the_same_seeds(run, capsys):
     args = ["couplings", "run", "--training-steps", "4", "--few", "2,5", *QUICK]
     study(args)
     folder = run / "studies/couplings"
-    table = {(row["coupling"], row["steps"]): row for row in rows(folder / "table.csv")}
+    table = {(row["coupling"], row["steps"]): row for row in csv_rows(folder / "table.csv")}
     assert list(table) == [(c, s) for s in ("2", "5") for c in ("independent", "ot")]
     said = capsys.readouterr()
     assert "training 1 of 1 networks" in said.err

@@ -1,7 +1,5 @@
 """Samples by their energy: deciles, the band that is worth keeping, and drawing from a band."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,7 @@ from kinetic.metrics.real import RealFeatures
 from kinetic.models.opening import open_run
 from kinetic.samples.band import Band
 from kinetic.studies.goldilocks import Measured, check_energies, choose, decile_rows, deciles_of, random_parts
-from tests.conftest import copied, run_once
+from tests.conftest import copied, csv_rows, run_once
 from tests.test_sample_command import refused
 
 CHANGES = {
@@ -34,11 +32,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, workdir):
     return copied(trained, workdir)
-
-
-def rows(file):
-    with open(file, newline="") as opened:
-        return list(csv.DictReader(opened))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +67,7 @@ def test_sampling_keeps_the_band_and_says_what_it_discards(run, capsys):
     low, high = np.quantile(energy, [0.25, 0.75])
     expected = np.flatnonzero((energy >= low) & (energy <= high))[:10]
     folder = run / "sampling/off-kept"
-    kept = rows(folder / "energies.csv")
+    kept = csv_rows(folder / "energies.csv")
     assert [int(row["seed"]) for row in kept] == expected.tolist()
     assert np.load(folder / "samples.npz")["arr_0"].shape[0] == 10
     assert len(list((folder / "images").glob("*.png"))) == 10
@@ -87,12 +80,12 @@ def test_sampling_goes_on_until_enough_lie_in_a_band_of_values(run, capsys):
     low, high = sorted(energy.tolist())[20], sorted(energy.tolist())[40]
     args = ["run", "--keep-energy", f"{low:.6f}:{high:.6f}", *QUICK]
     sample([*args, "--num", "12"])
-    found = [float(row["energy"]) for row in rows(run / "sampling/off-kept/energies.csv")]
+    found = [float(row["energy"]) for row in csv_rows(run / "sampling/off-kept/energies.csv")]
     assert len(found) == 12
     assert low - 1e-3 <= min(found) < max(found) <= high + 1e-3
-    first = [row["seed"] for row in rows(run / "sampling/off-kept/energies.csv")]
+    first = [row["seed"] for row in csv_rows(run / "sampling/off-kept/energies.csv")]
     sample([*args, "--num", "5"])
-    assert [row["seed"] for row in rows(run / "sampling/off-kept/energies.csv")] == first[:5]
+    assert [row["seed"] for row in csv_rows(run / "sampling/off-kept/energies.csv")] == first[:5]
     with pytest.raises(KineticError, match="0 of 100 samples have such an energy, 2 are wanted; they run from"):
         sample(["run", "--num", "2", "--keep-energy", "1e6:", "--overwrite", *QUICK])
     assert "do not go together" in refused(capsys, "run", "--seeds", "0-3", "--keep-energy", "1:2", *QUICK)
@@ -150,7 +143,7 @@ def test_random_parts_are_no_better_than_the_whole():
 
 def test_study_of_deciles(run, capsys):
     study(["goldilocks", "run", "--num", "200", *QUICK])
-    table = rows(run / "studies/goldilocks/table.csv")
+    table = csv_rows(run / "studies/goldilocks/table.csv")
     assert [row["samples"] for row in table] == ["20"] * 10
     assert float(table[0]["energy_to"]) < float(table[9]["energy_from"])
     assert "band of energies" in capsys.readouterr().out.replace("Keep energies", "band of energies")

@@ -1,6 +1,5 @@
 """Studies of shaping: grids beside their controls, and the shaping that is tuned."""
 
-import csv
 import json
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from kinetic.studies.kts import Shaped, axis_of, fall
 from kinetic.studies.tune import Goal, Score, noise_levels, noise_name, noises, shapings, stops
 from kinetic.studies.tune_findings import BETTER, SAME, WORSE, Tuned
 from kinetic.studies.tuned import tuned_shaping
-from tests.conftest import copied, run_once
+from tests.conftest import copied, csv_rows, run_once
 from tests.test_sample_command import refused
 
 CHANGES = {
@@ -42,11 +41,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, workdir):
     return copied(trained, workdir)
-
-
-def rows(file):
-    with open(file, newline="") as opened:
-        return list(csv.DictReader(opened))
 
 
 def test_grids_change_one_axis_at_a_time_and_give_every_solver_its_own_unshaped_flow():
@@ -72,10 +66,10 @@ def test_study_of_shaping_stands_beside_its_controls(run, capsys):
     args = ["kts", "run", "--empirical", "--num", "24", "--try-beta", "0.02,0.05", "--try-tau", "0.3", *QUICK]
     study(args)
     folder = run / "studies/kts-empirical"
-    table = {row["setting"]: row for row in rows(folder / "table.csv")}
+    table = {row["setting"]: row for row in csv_rows(folder / "table.csv")}
     assert list(table) == [OFF, "α=0.01 β=0.01", "α=0.01 β=0.02", "α=0.01 β=0.05", "α=0.01 β=0.01 τ=0.3"]
     assert float(table[OFF]["F_mem"]) == 1
-    controls = {row["control"]: row for row in rows(folder / "controls.csv")}
+    controls = {row["control"]: row for row in csv_rows(folder / "controls.csv")}
     for name, row in table.items():
         if name != OFF:
             noise = controls[f"off, noise as {name}"]

@@ -12,11 +12,10 @@ from typing import Any
 
 from kinetic.advice import command
 from kinetic.cli.composed_options import COMPOSED, settings_named
-from kinetic.data.progress import progress
+from kinetic.errors import KineticError
 from kinetic.flow.seeds import seed_text
 from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
-from kinetic.metrics.real import LEAST
 from kinetic.metrics.statistics import Signal
 from kinetic.models.autoencoder import Decode
 from kinetic.plots import pareto_figure, save
@@ -31,7 +30,7 @@ from kinetic.store.files import write_text
 from kinetic.studies.compare import Row, comparison_picture, rows_of, table_of, write_copies, write_rows
 from kinetic.studies.controls import CHECKPOINT, divided_controls, noise_controls
 from kinetic.studies.experiment import Take, collect
-from kinetic.studies.qualities import Gathered, Judge, paired_columns, resampled_figures, with_quality
+from kinetic.studies.qualities import Gathered, Judge, judged_figures, paired_columns, with_quality
 from kinetic.studies.setting import Experiment
 from kinetic.studies.verdicts import judged, point_of, verdict_lines
 from kinetic.text import aligned, cell
@@ -169,12 +168,13 @@ def _quality(
 
     What they depend on, as far as all settings have it in common, goes to quality.json.
     """
-    found, real = gathered.features(), gathered.judge.real
-    if len(next(iter(found.values()))) < LEAST:
-        print(f"quality is left out: it needs {LEAST} samples that are finite under all settings", file=sys.stderr)
+    found = gathered.features()
+    try:
+        figures = judged_figures(found, gathered.judge.real)
+    except KineticError as error:
+        print(error, file=sys.stderr)
         return rows
     strong = [named[0], *(name for name in controls if name.startswith(CHECKPOINT))]
-    figures = resampled_figures(found, real, over=lambda names: progress("judging", "settings", over=names))
     write_columns(folder / "paired.csv", paired_columns(figures, settings=named, against=strong))
     protocol = gathered.judge.protocol(len(found[named[0]]), **stated)
     write_text(folder / "quality.json", json.dumps(protocol.to_dict(), indent=2, ensure_ascii=False) + "\n")

@@ -21,8 +21,7 @@ from kinetic.memorization.calibration import FLOOR, calibrated_shaping
 from kinetic.memorization.cleaning import Clean, cleaner
 from kinetic.memorization.earlier import BEFORE_ONSET, earlier_checkpoint
 from kinetic.models.opening import Origin, open_checkpoint, open_empirical, open_run
-from kinetic.store.files import sha256
-from kinetic.store.runs import SUBSET
+from kinetic.store.runs import subset_hash
 from kinetic.studies.controls import CHECKPOINT, checkpoint_controls, stop_controls
 from kinetic.studies.setting import Setting
 from kinetic.studies.tuned import differs, tuned_shaping
@@ -162,11 +161,7 @@ def cleaner_of(options: Any, origin: Origin, device: torch.device) -> Clean:
     found = open_checkpoint(named, trust=trust) if is_file else open_run(named, root=options.root, trust=trust)
     if found.field.shape != origin.field.shape:
         raise KineticError(f"--cleaner makes samples of shape {found.field.shape}, the run {origin.field.shape}")
-    if found.run is not None and origin.run is not None and _subset(found.run) == _subset(origin.run) is not None:
+    if subset_hash(found.run) == subset_hash(origin.run) is not None:
         raise KineticError("--cleaner was trained on the same images; name a run of others (train --seed_everything N)")
     field = found.field if found.null_trained else replace(found.field, null_label=False)
     return cleaner(field, device=device, precision=options.precision)
-
-
-def _subset(run: Path) -> str | None:
-    return sha256(run / SUBSET) if (run / SUBSET).is_file() else None

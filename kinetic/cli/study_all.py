@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from kinetic.cli.options import parsed
+from kinetic.cli.options import Parser, parsed
 from kinetic.cli.study_options import study_parser
 from kinetic.errors import KineticError
 from kinetic.text import aligned, duration
@@ -14,7 +14,10 @@ Study = Callable[[list[str]], None]
 
 def study_all(args: list[str], studies: Mapping[str, Callable[[], Study]]) -> None:
     """Make all `studies` with the options that they share; one that cannot be made leaves the others."""
-    args, skipped = _without(args, "--skip")
+    apart = Parser(prog="kinetic study all", add_help=False)
+    apart.add_argument("--skip", default="")
+    known, args = apart.parse_known_args(args)
+    skipped = known.skip.split(",") if known.skip else []
     options = parsed(study_parser("all", "All studies with their own defaults; --skip A,B leaves some out."), args)
     if options.out is not None:
         raise KineticError("--out names one folder, and every study has its own; leave it out")
@@ -37,13 +40,3 @@ def _made(name: str, load: Callable[[], Study], args: list[str]) -> list[str]:
         said = f"left out: {error}"
         print(said, file=sys.stderr)
     return [name, duration(time.monotonic() - begun), said]
-
-
-def _without(args: list[str], option: str) -> tuple[list[str], list[str]]:
-    """The arguments without an option and its value, and the parts of the value."""
-    for place, arg in enumerate(args):
-        if arg == option and place + 1 < len(args):
-            return [*args[:place], *args[place + 2 :]], args[place + 1].split(",")
-        if arg.startswith(f"{option}="):
-            return [*args[:place], *args[place + 1 :]], arg.removeprefix(f"{option}=").split(",")
-    return args, []

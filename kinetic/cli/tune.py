@@ -12,8 +12,7 @@ from kinetic.errors import KineticError
 from kinetic.flow.shaping import KTS
 from kinetic.memorization.earlier import kept_checkpoints
 from kinetic.metrics.extractors import CHOICES
-from kinetic.models.opening import open_checkpoint
-from kinetic.studies.controls import CHECKPOINT
+from kinetic.studies.controls import CHECKPOINT, DIVIDED, STOPPED, at_checkpoints
 from kinetic.studies.grids import OFF, Group
 from kinetic.studies.kts import measured
 from kinetic.studies.setting import Setting
@@ -24,7 +23,6 @@ from kinetic.studies.tuned import write_tuned
 
 BUDGET = 300_000
 CHECKPOINTS = 8  # that are tried as controls
-DIVIDED = ", divided by t"
 
 
 def tune(args: list[str]) -> None:
@@ -79,15 +77,15 @@ def _checkpoints(subject: Subject, off: Setting) -> dict[str, Setting]:
     if subject.origin.run is None or step is None:
         return {}
     kept = [(at, path) for at, path in kept_checkpoints(subject.run).items() if at < step]
-    some = kept[:: max(1, -(-len(kept) // CHECKPOINTS))]
-    how: dict[str, Any] = {"weights": subject.origin.identity.get("weights"), "trust": subject.trust}
-    return {f"{CHECKPOINT} {at}": replace(off, origin=open_checkpoint(path, **how)) for at, path in some}
+    some = dict(kept[:: max(1, -(-len(kept) // CHECKPOINTS))])
+    weights = subject.origin.identity.get("weights")
+    return at_checkpoints(some, off.sampler, weights=weights, trust=subject.trust)
 
 
 def _best(searches: dict[str, Ranked]) -> list[str]:
     """What is drawn again on other seeds: the best shaping, the best checkpoint and the best stop."""
     controls = [name.removesuffix(DIVIDED) for name in searches["controls"].scores]
-    families = (CHECKPOINT, "off to t")
+    families = (CHECKPOINT, STOPPED)
     firsts = [next((name for name in controls if name.startswith(family)), None) for family in families]
     return [searches["shapings"].best, *(name for name in firsts if name is not None)]
 

@@ -19,7 +19,7 @@ def kept_checkpoints(run: Path) -> dict[int, Path]:
     folder = run / "checkpoints"
     found = {int(m[1]): path for path in folder.glob("step=*.ckpt") if (m := KEPT.fullmatch(path.name))}
     if (run / BEFORE).is_file():
-        found.setdefault(_step_of(run / BEFORE), run / BEFORE)
+        found.setdefault(step_of(run / BEFORE), run / BEFORE)
     return dict(sorted(found.items()))
 
 
@@ -69,7 +69,7 @@ def _step_before(run: Path, onset: int, kept: dict[int, Path]) -> int | None:
 
     An onset is only known to lie between two validations, and a later checkpoint of these may copy already.
     """
-    judged = _step_of(run / BEFORE) if (run / BEFORE).is_file() else None
+    judged = step_of(run / BEFORE) if (run / BEFORE).is_file() else None
     if judged is not None and judged < onset:
         return judged
     return max((step for step in kept if step < onset), default=None)
@@ -97,7 +97,8 @@ def controls_of(run: Path, step: int, *, most: int = 3) -> dict[int, Path]:
     return {at: kept[at] for at in sorted(set(chosen))}
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written; KineticError where it is damaged."""
     step: Any = read_checkpoint(checkpoint).get("global_step")
     if not isinstance(step, int):
         raise KineticError(f"checkpoint {checkpoint} is damaged: its global_step is {step!r:.40}")

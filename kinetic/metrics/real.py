@@ -13,8 +13,7 @@ from kinetic.errors import KineticError
 from kinetic.metrics.features import Extractor
 from kinetic.metrics.manifolds import radii
 from kinetic.metrics.moments import Moments, frechet_distance, moments
-from kinetic.store.arrays import read_npz_as
-from kinetic.store.files import replacing
+from kinetic.store.arrays import read_npz_as, write_npz
 from kinetic.store.plain import parse_json
 from kinetic.tensors import generator
 
@@ -89,9 +88,8 @@ def write_real(path: Path | str, real: RealFeatures) -> None:
         "mean": real.moments.mean,
         "scatter": real.moments.scatter,
     }
-    with replacing(path) as beside, open(beside, "wb") as file:
-        text = np.array(json.dumps(stated))
-        np.savez(file, allow_pickle=False, stated=text, **{name: value.numpy() for name, value in arrays.items()})
+    text = np.array(json.dumps(stated))
+    write_npz(path, {"stated": text, **{name: value.numpy() for name, value in arrays.items()}})
 
 
 def read_real(path: Path | str) -> RealFeatures:

@@ -14,8 +14,7 @@ from kinetic.data.pixels import from_uint8, to_uint8
 from kinetic.errors import KineticError
 from kinetic.flow.trajectory import Trajectory
 from kinetic.samples.table import NO_LABEL, Array, Column, SampleTable
-from kinetic.store.arrays import read_npz_as
-from kinetic.store.files import replacing
+from kinetic.store.arrays import read_npz_as, write_npz
 from kinetic.store.plain import parse_json
 
 # What an archive holds beside the columns.
@@ -63,9 +62,7 @@ def write_part(path: Path, part: Part) -> None:
     arrays["pictures"] = np.array(part.pictures)
     if (table.labels != NO_LABEL).any():
         arrays["labels"] = table.labels
-    kinds = np.array(json.dumps(table.kinds))
-    with replacing(path) as beside, open(beside, "wb") as file:
-        np.savez(file, allow_pickle=False, kinds=kinds, **arrays, **table.columns)
+    write_npz(path, {"kinds": np.array(json.dumps(table.kinds)), **arrays, **table.columns})
 
 
 def read_part(path: Path) -> Part:

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,6 +50,12 @@ def npy_values(data: bytes, header: Header) -> NDArray[Any]:
     return values.reshape(header.shape[::-1]).T if header.fortran else values.reshape(header.shape)
 
 
+def write_npz(path: Path | str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as an uncompressed npz file, whole or not at all; none may hold objects."""
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Read the arrays of an uncompressed npz file; ValueError where it claims more than it holds."""
     with zipfile.ZipFile(path) as archive:
@@ -93,6 +99,5 @@ def kept(path: Path, about: Any, make: Callable[[], dict[str, NDArray[Any]]]) ->
     except (FileNotFoundError, KineticError):
         pass
     made = make()
-    with replacing(path) as beside, open(beside, "wb") as file:
-        np.savez(file, allow_pickle=False, **{ABOUT: np.array(said)}, **made)
+    write_npz(path, {ABOUT: np.array(said), **made})
     return made

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kinetic.advice import command
 from kinetic.errors import KineticError
-from kinetic.store.files import is_left_over, remove_left_over, write_text
+from kinetic.store.files import is_left_over, remove_left_over, sha256, write_text
 from kinetic.store.locks import FILE as LOCK
 from kinetic.store.locks import Lock
 from kinetic.store.plain import read_text
@@ -136,6 +136,12 @@ def _taken(path: Path, options: str) -> RunFolder:
         advice = f"continue it with --resume {path.name}, or " if options == "--run." else ""
         raise KineticError(f"run folder {path} exists already; {advice}choose another {options}name")
     raise KineticError(f"{path} exists already and is no run; choose another {options}name")
+
+
+def subset_hash(run: Path | None) -> str | None:
+    """SHA-256 of which images a run was trained on, as it wrote down; None where it did not."""
+    listed = None if run is None else run / SUBSET
+    return sha256(listed) if listed is not None and listed.is_file() else None
 
 
 def find_run(root: Path, spec: str | None) -> Path:

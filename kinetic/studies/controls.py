@@ -1,8 +1,9 @@
 """What a setting has to beat: equal noise, the flow stopped early, the same divided by t, and earlier checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,9 @@ from kinetic.tensors import expand, seed_from, seeded_noise
 
 STOPS = (0.98, 0.97)  # which move samples about as far as shaping does
 FAR_STOPS = (0.925, 0.85)  # which undo about as many copies as following another field does
-CHECKPOINT = "checkpoint of step"  # what controls that are one are called
+CHECKPOINT, STOPPED = "checkpoint of step", "off to t ="  # how the names of such controls begin
+NOISE_AS = ", noise as"  # what follows that of the first setting where noise moves it as far
+DIVIDED = ", divided by t"  # what follows that of a flow stopped early
 NOISE = 0xC0  # keeps this noise apart from the noise that samples start from
 
 
@@ -33,29 +36,37 @@ def stopped(sampler: Sampler, end: float) -> Sampler:
 def stop_controls(off: Sampler, *, far: bool = False) -> dict[str, Setting]:
     """The unshaped flow stopped early, where that is after τ; `far` stops it much earlier, too."""
     ends = [end for end in (*STOPS, *(FAR_STOPS if far else ())) if off.kts.tau < end]
-    return {f"off to t = {end:g}": Setting(sampler=stopped(off, end)) for end in ends}
+    return stops_at(off, ends)
+
+
+def stops_at(off: Sampler, ends: Iterable[float]) -> dict[str, Setting]:
+    """The unshaped flow stopped at each of `ends`."""
+    return {f"{STOPPED} {end:g}": Setting(sampler=stopped(off, end)) for end in ends}
 
 
 def checkpoint_controls(origin: Origin, off: Sampler, **how: Any) -> dict[str, Setting]:
     """At most three earlier checkpoints of the run of `origin`, of before and around its onset; `how` opens them."""
     if origin.run is None or "step" not in origin.identity:
         return {}
-    found = controls_of(origin.run, origin.identity["step"])
+    return at_checkpoints(controls_of(origin.run, origin.identity["step"]), off, **how)
+
+
+def at_checkpoints(kept: Mapping[int, Path], off: Sampler, **how: Any) -> dict[str, Setting]:
+    """Checkpoints by step, each followed unshaped; `how` opens them."""
     return {
-        f"{CHECKPOINT} {step}": Setting(sampler=off, origin=open_checkpoint(path, **how))
-        for step, path in found.items()
+        f"{CHECKPOINT} {step}": Setting(sampler=off, origin=open_checkpoint(path, **how)) for step, path in kept.items()
     }
 
 
 def divided_controls(settings: Mapping[str, Setting], *, first: str = "off") -> dict[str, Derive]:
     """Where a flow was stopped early at t, its samples divided by t, as the state is still shrunk by that."""
     ends = {name: setting.sampler.end for name, setting in settings.items() if setting.sampler.end < 1}
-    return {f"{name}, divided by t": partial(_divided, first=first, name=name, end=end) for name, end in ends.items()}
+    return {f"{name}{DIVIDED}": partial(_divided, first=first, name=name, end=end) for name, end in ends.items()}
 
 
 def noise_controls(settings: Sequence[str], *, first: str = "off") -> dict[str, Derive]:
     """For every other setting, the samples of `first` moved as far by noise, which is nothing but noise."""
-    return {f"{first}, noise as {n}": partial(_as_far, first=first, name=n) for n in settings if n != first}
+    return {f"{first}{NOISE_AS} {n}": partial(_as_far, first=first, name=n) for n in settings if n != first}
 
 
 def _divided(

@@ -11,23 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinetic.data.progress import progress
 from kinetic.errors import KineticError
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.straightness import Straightness, TransportEnergy
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.detection import mean_estimate
-from kinetic.metrics.real import LEAST
 from kinetic.metrics.statistics import Estimate
 from kinetic.models.opening import Origin
 from kinetic.report.findings import Cell
 from kinetic.samples.copying import copies_in
 from kinetic.samples.table import Array, SampleTable
-from kinetic.store.files import sha256
-from kinetic.store.runs import SUBSET
+from kinetic.store.runs import subset_hash
 from kinetic.store.settings import SavedConfig
 from kinetic.studies.experiment import Batch
-from kinetic.studies.qualities import Figures, Gathered, Judge, differences, resampled_figures
+from kinetic.studies.qualities import Figures, Gathered, Judge, differences, judged_figures
 from kinetic.studies.setting import Setting
 from kinetic.studies.subject import Drawing, Subject
 from kinetic.studies.trainings import Training
@@ -59,8 +56,8 @@ def check_pair(found: Mapping[str, Origin]) -> None:
 
 def same_images(origins: Iterable[Origin]) -> bool:
     """Whether all runs wrote down the same training images."""
-    lists = [None if one.run is None else one.run / SUBSET for one in origins]
-    return all(path is not None and path.is_file() for path in lists) and len({sha256(p) for p in lists if p}) == 1
+    hashes = {subset_hash(one.run) for one in origins}
+    return len(hashes) == 1 and None not in hashes
 
 
 def settings_of(subject: Subject, found: Mapping[str, Origin], few: Sequence[int]) -> dict[str, Setting]:
@@ -123,20 +120,12 @@ def compared(
     files = [nullcontext(residuals.take), *([] if gathered is None else [nullcontext(gathered.take)])]
     tables = drawing.collect(training_set=training_set, files=files)
     figures, missing = None, list[str]()
-    if gathered is not None:
-        found = gathered.features()
-        if (count := len(next(iter(found.values())))) >= LEAST:
-            figures = resampled_figures(found, gathered.judge.real, over=_bar)
-        else:
-            missing.append(
-                f"quality is left out: it needs {LEAST} samples finite under all settings, there are {count}"
-            )
+    try:
+        figures = None if gathered is None else judged_figures(gathered.features(), gathered.judge.real)
+    except KineticError as error:
+        missing.append(str(error))
     residual = {name: torch.cat(parts).double().numpy() for name, parts in residuals.found.items()}
     return Compared(few=few, tables=tables, residual=residual, figures=figures, missing=missing)
-
-
-def _bar(names: Iterable[str]) -> Iterable[str]:
-    return progress("judging", "settings", over=names)
 
 
 def rows_of(found: Compared) -> list[dict[str, Cell]]:

@@ -26,7 +26,7 @@ from kinetic.metrics.detection import mean_estimate
 from kinetic.metrics.statistics import Estimate
 from kinetic.models.opening import Origin
 from kinetic.report.findings import Cell
-from kinetic.studies.likelihood import labels_for
+from kinetic.studies.likelihood import labels_of_images
 from kinetic.tensors import chunks, seeded_noise, squared_norm
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
@@ -102,7 +102,7 @@ def states_of_images(
     x, numbers = torch.cat([one for one, _, _ in parts]), torch.cat([some for _, some, _ in parts])
     noise = seeded_noise(numbers + NOISE, x.shape[1:])
     labels = None if parts[0][2] is None else torch.cat([one for _, _, one in parts if one is not None])
-    return States(torch.stack([torch.lerp(noise, x, t) for t in times]), labels_for(field, labels))
+    return States(torch.stack([torch.lerp(noise, x, t) for t in times]), labels_of_images(field, labels))
 
 
 def velocities(

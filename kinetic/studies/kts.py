@@ -5,31 +5,29 @@ flow stopped early, and earlier checkpoints. Differences are paired by seed.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from kinetic.data.progress import progress
 from kinetic.errors import KineticError
 from kinetic.flow.sampling import Sampler
 from kinetic.memorization.cleaning import Cleaned
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.detection import mean_estimate
-from kinetic.metrics.real import LEAST
 from kinetic.metrics.statistics import Estimate
 from kinetic.plots import AxisPoint, Point
 from kinetic.report.findings import Cell
 from kinetic.samples.table import SampleTable
 from kinetic.studies.compare import Figure, Row, rows_of
-from kinetic.studies.controls import checkpoint_controls, divided_controls, noise_controls, stop_controls
+from kinetic.studies.controls import NOISE_AS, checkpoint_controls, divided_controls, noise_controls, stop_controls
 from kinetic.studies.experiment import Derive, Take
 from kinetic.studies.grids import OFF, Group, values_of
-from kinetic.studies.qualities import Figures, Gathered, Judge, resampled_figures, with_quality
+from kinetic.studies.qualities import Figures, Gathered, Judge, judged_figures, with_quality
 from kinetic.studies.setting import Setting
 from kinetic.studies.subject import Drawing, Subject
 from kinetic.studies.verdicts import fd_of, judged, point_of
 
-NOISE = f"{OFF}, noise as"  # how controls of equal noise are called
+QUIET = ("samples", "field_energy", "fd_from_off")  # columns that are written, but not shown
 SHARES = (  # columns in percent
     "F_mem",
     "F_mem_cleaned",
@@ -98,23 +96,12 @@ def measured(
     tables = drawing.collect(training_set=training_set, cleaned=cleaned, derived=derived, files=files)
     rows, left_out, figures = rows_of(tables), "", None
     try:
-        figures = None if gathered is None else _figures(gathered)
+        figures = None if gathered is None else judged_figures(gathered.features(), gathered.judge.real)
     except KineticError as error:
         left_out = str(error)
     rows = rows if figures is None else with_quality(rows, figures)
     controls = [row.setting for row in rows if row.setting not in group.settings]
     return Shaped(group=group, rows=judged(rows, controls), tables=tables, figures=figures, left_out=left_out)
-
-
-def _figures(gathered: Gathered) -> Figures:
-    found = gathered.features()
-    if (count := len(next(iter(found.values())))) < LEAST:
-        raise KineticError(f"quality needs {LEAST} samples that are finite under all settings, there are {count}")
-    return resampled_figures(found, gathered.judge.real, over=_bar)
-
-
-def _bar(names: Iterable[str]) -> Iterable[str]:
-    return progress("judging", "settings", over=names)
 
 
 def shaping_rows(found: Shaped) -> list[dict[str, Cell]]:
@@ -130,7 +117,7 @@ def _shaping_row(found: Shaped, name: str, sampler: Sampler) -> dict[str, Cell]:
     cells |= numbers_of(row)
     if name == OFF:
         return cells
-    noise = f"{NOISE} {name}"
+    noise = f"{OFF}{NOISE_AS} {name}"
     cells |= {"fall_in_F_mem": fall(found.tables, OFF, name), "fall_by_equal_noise": fall(found.tables, OFF, noise)}
     return {**cells, "more_than_noise": fall(found.tables, noise, name)}
 
@@ -171,7 +158,7 @@ def fall(tables: Mapping[str, SampleTable], before: str, after: str) -> Estimate
 
 def points_of(found: Shaped) -> list[Point]:
     """Where settings and controls lie in copies and quality; noise stands in the table alone."""
-    kept = [row for row in found.rows if not row.setting.startswith(NOISE)]
+    kept = [row for row in found.rows if not row.setting.startswith(f"{OFF}{NOISE_AS}")]
     return [point_of(row, control=row.setting not in found.group.settings) for row in kept if "fd" in row.more]
 
 
@@ -185,5 +172,5 @@ def axis_of(found: Shaped, name: str, base: Sampler) -> list[AxisPoint]:
 
 def _axis_point(found: Shaped, value: float, setting: str) -> AxisPoint:
     row = found.row(setting)
-    noise = found.row(f"{NOISE} {setting}")
+    noise = found.row(f"{OFF}{NOISE_AS} {setting}")
     return AxisPoint(value, row.f_mem, row.low, row.high, noise.f_mem, fd_of(row))

@@ -9,13 +9,12 @@ from kinetic.plots import axes_figure, pareto_figure
 from kinetic.report.findings import Cell, Findings, Shown, Table
 from kinetic.studies.controls import CHECKPOINT
 from kinetic.studies.grids import OFF, shaping_name
-from kinetic.studies.kts import SHARES, Shaped, axis_of, control_rows, points_of, shaping_rows, verdict_rows
+from kinetic.studies.kts import QUIET, SHARES, Shaped, axis_of, control_rows, points_of, shaping_rows, verdict_rows
 from kinetic.studies.qualities import Judge
 from kinetic.studies.subject import Subject
 from kinetic.studies.verdicts import fd_of
 from kinetic.text import percent
 
-QUIET = ("samples", "field_energy", "fd_from_off")  # written, but not shown
 AXES = ("alpha", "beta", "tau")  # of numbers, which are drawn
 PAPER = (  # Li et al. 2026, arXiv 2602.07928: CelebA 32x32 gray, 1,024 training images
     "The paper has, on 1,024 gray faces of CelebA: F_mem 37.3 % and FID 16.7 unshaped, 31.2 % and 14.4 balanced, "

@@ -58,7 +58,7 @@ def densities_of_images(
     with progress(f"following {kind} images back", "images", total=total) as bar:
         for x, numbers, labels in data.labelled(held_out=held_out, limit=images, chunk=batch_size):
             x = dequantised(x, numbers) if origin.field.space == "pixels" else x
-            known = labels_for(origin.field, labels)
+            known = labels_of_images(origin.field, labels)
             how = {"sampler": sampler, "probes": probes, "precision": precision}
             back = log_likelihood(origin.field, x.to(device), labels=known, **how)  # type: ignore[arg-type]
             found.append({name: back.columns[name].double().cpu().numpy() for name in ("log_likelihood", *ENERGIES)})
@@ -67,7 +67,7 @@ def densities_of_images(
     return Densities(log_p=columns.pop("log_likelihood"), energies=columns)
 
 
-def labels_for(field: Field, labels: Tensor | None) -> Tensor | None:
+def labels_of_images(field: Field, labels: Tensor | None) -> Tensor | None:
     """The classes of images as far as a field knows classes; KineticError where it needs those of images without."""
     if field.num_classes is None:
         return None

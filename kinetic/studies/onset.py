@@ -14,7 +14,7 @@ from kinetic.report.folder import Run
 from kinetic.samples.references import COMPONENTS
 from kinetic.store.runs import LAST
 from kinetic.store.settings import SavedConfig
-from kinetic.studies.trainings import Training, onset_step, series
+from kinetic.studies.trainings import Training, copies_onset, series
 
 WIDTHS = {"UNet": ("model_channels", "num_head_channels"), "DiT": ("hidden_size",), "MLP": ("width",)}
 CALLBACKS = "kinetic.callbacks."
@@ -143,7 +143,7 @@ def times_of(training: Training, setting: Setting) -> Times:
     f_mem, fd = (series(training.folder, name) for name in ("memorization/f_mem", "quality/fd"))
     if not f_mem:
         raise KineticError("no validation counted copies")
-    tau, by_energy = onset_step(training.folder), Run(training.folder).energy_onset
+    tau, by_energy = copies_onset(training.folder), Run(training.folder).energy_onset
     state = read_checkpoint(training.folder / LAST)["state_dict"]
     return Times(
         setting=setting,

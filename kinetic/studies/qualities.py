@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kinetic.data import FlowDataModule
+from kinetic.data.progress import progress
 from kinetic.errors import KineticError
 from kinetic.metrics import paired
 from kinetic.metrics.features import Extractor, features
@@ -98,6 +99,14 @@ def resampled_figures(found: Mapping[str, Tensor], real: RealFeatures, *, over: 
     `over` goes through the names, under a progress bar for instance.
     """
     return {n: {name: Resampled.of(metric, found[n], real) for name, metric in METRICS.items()} for n in over(found)}
+
+
+def judged_figures(found: Mapping[str, Tensor], real: RealFeatures) -> Figures:
+    """The same under a progress bar; KineticError where the seeds that are left are too few."""
+    if (count := len(next(iter(found.values())))) < LEAST:
+        needed = f"{LEAST} samples that are finite under all settings"
+        raise KineticError(f"quality is left out: it needs {needed}, there are {count}")
+    return resampled_figures(found, real, over=lambda names: progress("judging", "settings", over=names))
 
 
 def with_quality(rows: Sequence[Row], figures: Figures) -> list[Row]:

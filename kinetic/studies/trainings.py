@@ -19,7 +19,7 @@ import yaml
 
 from kinetic.data.progress import progress
 from kinetic.errors import KineticError
-from kinetic.models.checkpoint import read_checkpoint
+from kinetic.memorization.earlier import step_of
 from kinetic.report.folder import Run
 from kinetic.report.sources import Unavailable
 from kinetic.store.files import write_text
@@ -46,7 +46,7 @@ class Training:
         """Whether nothing is left to train: all steps are taken, or `patience` validations after the onset."""
         if patience is None:
             return checkpoint_step(self.folder) >= self.steps
-        measured, onset = measured_steps(self.folder), onset_step(self.folder)
+        measured, onset = measured_steps(self.folder), copies_onset(self.folder)
         late = [step for step in measured if onset is not None and step > onset]
         return any(step >= self.steps for step in measured) or (onset is not None and len(late) >= patience)
 
@@ -83,10 +83,9 @@ def series(folder: Path, name: str) -> dict[int, float]:
 def checkpoint_step(folder: Path) -> int:
     """Step of the last checkpoint of a run; 0 without one."""
     try:
-        step = read_checkpoint(folder / LAST).get("global_step")
+        return step_of(folder / LAST)
     except (KineticError, OSError):
         return 0
-    return step if isinstance(step, int) else 0
 
 
 def last_step(folder: Path) -> int:
@@ -96,7 +95,7 @@ def last_step(folder: Path) -> int:
     return 0
 
 
-def onset_step(folder: Path) -> int | None:
+def copies_onset(folder: Path) -> int | None:
     """Step in onset.json; None without one."""
     with suppress(Unavailable):
         step = Run(folder).onset.get("step")

@@ -24,7 +24,7 @@ from kinetic.flow.sampling import Sampler
 from kinetic.flow.shaping import KTS, PRESETS
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.metrics.moments import frechet_distance, moments
-from kinetic.studies.controls import divided_controls, noised, stopped
+from kinetic.studies.controls import DIVIDED, divided_controls, noised, stops_at
 from kinetic.studies.experiment import Derive
 from kinetic.studies.grids import OFF, shaping_name
 from kinetic.studies.qualities import Gathered, Judge
@@ -100,7 +100,7 @@ def stops(base: Sampler, count: int) -> dict[str, Setting]:
     """The unshaped flow stopped at `count` times, more of them late."""
     off = replace(base, kts=KTS(tau=base.kts.tau))
     ends = {round(1 - (1 - max(EARLIEST, off.kts.tau + 0.01)) * ((i + 1) / count) ** 2, 4) for i in range(count)}
-    return {f"off to t = {end:g}": Setting(sampler=stopped(off, end)) for end in sorted(ends, reverse=True) if end < 1}
+    return stops_at(off, [end for end in sorted(ends, reverse=True) if end < 1])
 
 
 @dataclass
@@ -189,7 +189,7 @@ class Search:
         """The better third of settings, and what they are derived from."""
         ordered = self._ordered(names, seen)
         kept = ordered[: max(1, math.ceil(len(ordered) / SHARE))]
-        return list(dict.fromkeys(name.removesuffix(", divided by t") for name in kept))
+        return list(dict.fromkeys(name.removesuffix(DIVIDED) for name in kept))
 
     def _ordered(self, names: Sequence[str], seen: Mapping[str, Seen]) -> list[str]:
         assert self.judge is not None

@@ -8,14 +8,13 @@ from kinetic.metrics.statistics import Estimate
 from kinetic.plots import pareto_figure
 from kinetic.report.findings import Cell, Findings, Shown, Table
 from kinetic.studies.grids import OFF
-from kinetic.studies.kts import SHARES, Shaped, fall, numbers_of
+from kinetic.studies.kts import QUIET, SHARES, Shaped, fall, numbers_of
 from kinetic.studies.qualities import Judge, differences
 from kinetic.studies.subject import Subject
 from kinetic.studies.tune import Goal, Ranked, Score
 from kinetic.studies.verdicts import fd_of, point_of
 from kinetic.text import percent
 
-QUIET = ("samples", "evaluations", "field_energy", "fd_from_off", "late_fraction")  # written, but not shown
 BETTER, WORSE, SAME = "better", "worse", "not told apart"
 
 
@@ -81,7 +80,12 @@ def findings_of(
     return Findings(
         title=f"Shaping tuned for {subject.origin.name}",
         says=[*_says(tuned, searches), written],
-        table=Table(rows=rows, caption=f"Goal: {tuned.goal.text}.", shares=shares, quiet=QUIET),
+        table=Table(
+            rows=rows,
+            caption=f"Goal: {tuned.goal.text}.",
+            shares=shares,
+            quiet=(*QUIET, "evaluations", "late_fraction"),
+        ),
         more={name: _search(name, found, tuned.goal) for name, found in searches.items()},
         protocol=subject.protocol(
             goal=tuned.goal.text,
