@@ -1,6 +1,7 @@
 """FlowMatching without the command line."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from kinetic.flow.motion import IntegrationError
 from kinetic.flow.seeds import ValidationSampling
 from kinetic.nn import MLP, UNet
 from kinetic.training.module import FlowMatching
+from kinetic.training.optimizers import make_optimizer
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 NONE = ValidationSampling(num=0)
@@ -182,3 +184,12 @@ def test_a_draw_that_fails_in_validation_is_one_line_and_training_goes_on(tiny, 
     assert said.count("were not drawn") == 1
     assert pq.read_table("runs/run/kpe.parquet").column("seed").to_pylist() == [4, 5]
     assert Path("runs/run/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("arguments, fused", [({}, True), ({"foreach": True}, None), ({"fused": False}, False)])
+def test_an_optimiser_steps_in_one_kernel_unless_told_how(arguments: dict[str, Any], fused: bool | None) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    made, _ = make_optimizer([weight], {"class_path": "torch.optim.AdamW", "init_args": arguments})
+    assert made.param_groups[0]["fused"] is fused
+    plain, _ = make_optimizer([weight], {"class_path": "torch.optim.Rprop", "init_args": {}})
+    assert "fused" not in plain.param_groups[0]

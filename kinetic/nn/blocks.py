@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetic.nn.dropout import Dropout
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -70,7 +72,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             group_norm(out_channels),
             nn.SiLU(),
-            nn.Dropout(dropout, inplace=True),
+            Dropout(dropout, inplace=True),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)

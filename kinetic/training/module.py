@@ -217,6 +217,7 @@ class FlowMatching(LightningModule):
             self.optimizer_config,
             self.scheduler_config,
             warmup_steps=self.warmup_steps,
+            fused=self.trainer.precision != "16-mixed",  # whose scaler clips between the backward pass and the step
             trust=self.trust,
         )
         if schedule is None:
