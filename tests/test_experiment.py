@@ -1,12 +1,15 @@
 """The sampling engine from Python: settings and seeds in, tables out, no command line in between."""
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 import kinetic.samples.copying
 import kinetic.samples.drawing
@@ -19,8 +22,10 @@ from kinetic.flow.straightness import Straightness
 from kinetic.memorization.detectors import Response
 from kinetic.memorization.training_set import TrainingSet
 from kinetic.models.opening import Origin
-from kinetic.samples.drawing import Plan
-from kinetic.studies.experiment import experiment
+from kinetic.nn import UNet
+from kinetic.samples.drawing import PartWriter, Plan
+from kinetic.studies.experiment import collect, draw_parts, experiment, predictor
+from kinetic.studies.setting import Experiment, Setting
 from kinetic.tensors import seeded_noise
 
 IMAGES = seeded_noise(range(900, 912), (1, 4, 4)).clamp(-1, 1)
@@ -158,3 +163,59 @@ def test_bad_values_are_named_and_nothing_is_written(origin: Origin, tmp_path: P
         experiment(origin, Sampler(guidance=2.0), seeds=range(2), out=tmp_path / "out")
     with pytest.raises(ValueError, match="at least one setting"):
         experiment(origin, {}, seeds=range(2), out=tmp_path / "out")
+
+
+def test_a_batch_is_written_while_the_next_is_drawn(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, write, original = [], kinetic.samples.drawing.write_part, kinetic.samples.drawing.draw
+    second = threading.Event()
+
+    def draws(*args, **options):
+        drawn.append(args[1])
+        if len(drawn) == 2:
+            second.set()
+        return original(*args, **options)
+
+    def waits(path: Path, part) -> None:
+        assert second.wait(60), "the second batch waits for the first to be written"
+        write(path, part)
+
+    monkeypatch.setattr(kinetic.samples.drawing, "draw", draws)
+    monkeypatch.setattr(kinetic.samples.drawing, "write_part", waits)
+    table = experiment(origin, SETTINGS["off"], seeds=range(6), out=tmp_path / "out", batch_size=2, **CPU)["samples"]
+    assert table.seeds.tolist() == list(range(6))
+
+
+def test_what_goes_wrong_in_writing_is_raised(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, part) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(kinetic.samples.drawing, "write_part", full)
+    with pytest.raises(OSError, match="no space left"):
+        experiment(origin, SETTINGS["off"], seeds=range(2), out=tmp_path / "out", **CPU)
+
+
+def test_compiled_networks_draw_the_same_and_the_record_says_so(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, compiled, compile_ = (
+        UNet(image_size=4, in_channels=1, model_channels=32, channel_mult=(1,)),
+        [],
+        nn.Module.compile,
+    )
+
+    def eagerly(self: nn.Module) -> None:  # without the minute that the inductor takes
+        compiled.append(self)
+        compile_(self, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", eagerly)
+    named = replace(origin, field=Field.of(net))
+    common = {"origin": named, "settings": {"a": Setting(sampler=Sampler(steps=2))}, "seeds": [0, 1]}
+    tables = []
+    for compiling in (False, True):
+        job = Experiment(folder=tmp_path / str(compiling), compile=compiling, **common)
+        tables.append(collect(job, draw_parts(job, predictor(accelerator="cpu", callbacks=[PartWriter()])))["a"])
+        assert job.identity().get("compiled", False) is compiling
+    assert compiled == [net]
+    np.testing.assert_allclose(tables[0].columns["energy"], tables[1].columns["energy"], rtol=1e-5)

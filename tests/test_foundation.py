@@ -131,3 +131,19 @@ def test_seed_loaders_give_every_rank_as_many_and_all_together_each(world):
 def test_more_ranks_than_seeds_still_pads_every_rank():
     shares = [list(seed_loader([5], rank=rank, world=4)) for rank in range(4)]
     assert [share[0]["seeds"].tolist() for share in shares] == [[5]] * 4
+
+
+def test_average_that_moves_every_third_step_is_that_of_every_step_while_the_network_rests() -> None:
+    net = nn.Linear(4, 4)
+    often, seldom = AveragedNetwork(net, decay=0.7), AveragedNetwork(net, decay=0.7, every=3)
+    for step in range(1, 13):  # the decay warms up until step 20
+        if step % 3 == 1:
+            nn.init.normal_(net.weight)
+        often.update(net)
+        before = seldom.network.weight.clone()
+        seldom.update(net)
+        if step % 3:
+            assert torch.equal(seldom.network.weight, before)
+        else:
+            torch.testing.assert_close(seldom.network.weight, often.network.weight)
+    assert int(seldom.updates) == 12

@@ -186,7 +186,7 @@ def test_a_draw_that_fails_in_validation_is_one_line_and_training_goes_on(tiny, 
     assert Path("runs/run/checkpoints/last.ckpt").is_file()
 
 
-@pytest.mark.parametrize("arguments, fused", [({}, True), ({"foreach": True}, None), ({"fused": False}, False)])
+@pytest.mark.parametrize(("arguments", "fused"), [({}, True), ({"foreach": True}, None), ({"fused": False}, False)])
 def test_an_optimiser_steps_in_one_kernel_unless_told_how(arguments: dict[str, Any], fused: bool | None) -> None:
     weight = nn.Parameter(torch.ones(3))
     made, _ = make_optimizer([weight], {"class_path": "torch.optim.AdamW", "init_args": arguments})

@@ -39,7 +39,8 @@ def test_mask_has_the_layout_of_the_input_and_follows_the_seed() -> None:
     torch.manual_seed(7)
     first = drop(x)
     torch.manual_seed(7)
-    assert torch.equal(first, drop(x)) and first.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(first, drop(x))
+    assert first.is_contiguous(memory_format=torch.channels_last)
     assert not torch.equal(first, drop(x))
 
 

@@ -72,6 +72,7 @@ def sample(args: list[str]) -> None:
         labels=labels_of(options, origin.class_names),
         batch_size=options.batch_size,
         precision=options.precision,
+        compile=options.compile,
         measures=_measures(options, origin),
         exact=comparing or data is not None,
         about={} if options.band is None else {"keep_energy": options.band.text},

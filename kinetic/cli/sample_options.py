@@ -187,6 +187,7 @@ def _where(group: Any) -> None:
     group.add_argument("--batch-size", type=int, metavar="N", help="samples at a time, on each device")
     add_devices(group)
     group.add_argument("--precision", default="32", type=str, help="of the network: 32, bf16 or 16")
+    group.add_argument("--compile", action="store_true", help="compile the network first: a minute, for long runs")
 
 
 def formats(text: str | None) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """Drawing many samples under Lightning's `Trainer.predict`: on one process or several, and batch by batch to disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,16 +102,19 @@ class SamplingModule(LightningModule):
         plan: Plan,
         *,
         precision: str = "32",
+        compile: bool = False,
         measures: Sequence[Measure] = STANDARD,
         exact: bool = False,
     ) -> None:
-        """Say what is drawn; `precision` holds for the network alone. With `exact` pictures are kept as floats."""
+        """Say what is drawn; `precision` and `compile` hold for the networks. With `exact` pictures stay floats."""
         super().__init__()
         networks = [field.net for field in fields.values() if isinstance(field.net, nn.Module)]
         self.networks = nn.ModuleList(networks)  # where Lightning finds them, to move them to the device
         self.fields, self.samplers, self.plan = dict(fields), dict(samplers), plan
         self.draw_precision, self.measures = precision, tuple(measures)
         self.exact = exact
+        for network in networks if compile else ():
+            network.compile()
 
     def predict_dataloader(self) -> DataLoader:
         """This process's share of the batches that are missing, as the first process sees them."""
@@ -156,7 +161,11 @@ def _same(item: Any) -> Any:
 
 
 class PartWriter(Callback):
-    """Writes every batch of a SamplingModule as it comes, so that an interruption costs one batch."""
+    """Writes every batch of a SamplingModule while the next is drawn, so that an interruption costs a batch or two."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "kinetic-parts")
+        self._writing: Future[None] | None = None
 
     def on_predict_batch_end(
         self,
@@ -169,10 +178,27 @@ class PartWriter(Callback):
     ) -> None:
         """Write the part."""
         assert isinstance(pl_module, SamplingModule)
-        pictures = pl_module.fields[batch["setting"]].space == "pixels"
-        part = part_of(outputs, batch["seeds"], batch["labels"], pictures=pictures, exact=pl_module.exact)
-        write_part(pl_module.plan.path(batch["setting"], batch["number"]), part)
+        self._wait()  # at most one batch lies in memory beside the one that is drawn
+        self._writing = self._pool.submit(_write, pl_module, outputs, batch)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait until every process has written its parts."""
+        self._wait()
         trainer.strategy.barrier()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the last batch that was drawn."""
+        with suppress(Exception):  # the exception is what is told
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the part that is being written; raises what went wrong there."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def _write(module: SamplingModule, drawn: Trajectory, batch: Job) -> None:
+    pictures = module.fields[batch["setting"]].space == "pixels"
+    part = part_of(drawn, batch["seeds"], batch["labels"], pictures=pictures, exact=module.exact)
+    write_part(module.plan.path(batch["setting"], batch["number"]), part)

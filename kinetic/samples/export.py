@@ -7,9 +7,11 @@ import csv
 import io
 import json
 import math
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -25,6 +27,7 @@ from kinetic.samples.table import NO_LABEL, Array, SampleTable
 from kinetic.store.files import replacing, write_text
 
 FORMATS = ("png", "npz", "shards")
+ENCODERS = min(8, os.cpu_count() or 1)  # threads that encode pictures; compression holds no lock
 
 
 Add = Callable[[Part], None]  # takes the parts of a setting one after another
@@ -62,13 +65,15 @@ def _header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
 def png_folder(folder: Path) -> Iterator[Add]:
     """Write each picture to FOLDER/SEED.png."""
     folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(ENCODERS) as pool:
 
-    def add(part: Part) -> None:
-        for seed, pixels in zip(part.table.seeds.tolist(), part.pixels(), strict=True):
-            with replacing(folder / f"{seed:06d}.png") as beside:
-                beside.write_bytes(png(pixels))
+        def add(part: Part) -> None:
+            pixels = part.pixels()
+            for seed, content in zip(part.table.seeds.tolist(), pool.map(png, pixels), strict=True):
+                with replacing(folder / f"{seed:06d}.png") as beside:
+                    beside.write_bytes(content)
 
-    yield add
+        yield add
 
 
 def png(pixels: Array) -> bytes:

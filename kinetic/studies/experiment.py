@@ -129,7 +129,7 @@ def draw_parts(
                 return plan
         elif before is not None:
             before(plan)
-    how = {"precision": job.precision, "measures": job.measures, "exact": job.exact}
+    how = {"precision": job.precision, "compile": job.compile, "measures": job.measures, "exact": job.exact}
     module = SamplingModule(job.fields, job.samplers, plan, **how)  # type: ignore[arg-type]
     warnings.filterwarnings("ignore", "Total length of `DataLoader` across ranks is zero.*")  # where all is there
     try:

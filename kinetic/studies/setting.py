@@ -36,6 +36,7 @@ class Experiment:
         labels: one class, several that take turns, or "balanced".
         batch_size: samples at a time on each device; None chooses.
         precision: of the network: 32, bf16 or 16.
+        compile: run networks under torch.compile, which changes samples by rounding.
         measures: what is measured of every sample.
         exact: keep pictures as floats, as distances need them, from another setting or from training images.
         copies: in how many formats the samples are written besides, to see whether the disk has room.
@@ -50,6 +51,7 @@ class Experiment:
     labels: Labels = "balanced"
     batch_size: int | None = None
     precision: str = "32"
+    compile: bool = False
     measures: Sequence[Measure] = STANDARD
     exact: bool = False
     copies: int = 0
@@ -97,6 +99,7 @@ class Experiment:
             "labels": self.labels if self.origin.field.num_classes is not None else None,
             "precision": self.precision,
             "samplers": {name: sampler.to_dict() for name, sampler in self.samplers.items()},
+            **({"compiled": True} if self.compile else {}),
             **({"fields": others} if others else {}),
             **({"measures": more} if more else {}),
         }

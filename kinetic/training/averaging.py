@@ -1,5 +1,6 @@
 """Exponential moving average of a network's weights, in float32 whatever the network trains in."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -14,17 +15,21 @@ from kinetic.flow.field import Field
 class AveragedNetwork(nn.Module):
     """A float32 copy of `network` that follows it: w <- d w + (1 - d) w_network after every optimiser step.
 
-    The decay warms up, d = min(decay, (1 + n) / (10 + n)) at update n, so that a short run is not held back by its
-    initial weights. Buffers are copied, not averaged. Call it as the network itself: `averaged(x, t, labels)`.
+    The decay warms up, d = min(decay, (1 + n) / (10 + n)) at step n, so that a short run is not held back by its
+    initial weights. With `every` k the weights move at every k-th step alone, by the product of the decays of the k
+    steps: what every step would give if the network rested over them. Buffers are copied, not averaged. Call it as the
+    network itself: `averaged(x, t, labels)`.
     """
 
     updates: Tensor
 
-    def __init__(self, network: nn.Module, *, decay: float = 0.9999) -> None:
+    def __init__(self, network: nn.Module, *, decay: float = 0.9999, every: int = 1) -> None:
         super().__init__()
+        if every < 1:
+            raise KineticError(f"ema_every must be at least 1, got {every}")
         if not 0 <= decay < 1:
             raise KineticError(f"ema_decay must lie in [0, 1), got {decay}; use null for no averaging")
-        self.decay = decay
+        self.decay, self.every = decay, every
         copied = deepcopy(network)
         wide = all(p.dtype == torch.float32 for p in copied.parameters())
         self.network = (copied if wide else copied.float()).requires_grad_(False).eval()
@@ -52,17 +57,19 @@ class AveragedNetwork(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take one averaging step towards `network`, whose parameters have the same names and shapes.
+        """Count one step of `network`, whose parameters have the same names and shapes, and follow it where due.
 
         The host counts along, so that it does not have to wait for the device.
         """
         n = self._count = (int(self.updates) if self._count is None else self._count) + 1
-        weight = 1 - min(self.decay, (1 + n) / (10 + n))
+        self.updates.fill_(n)
+        if n % self.every:
+            return
+        kept = math.prod(min(self.decay, (1 + i) / (10 + i)) for i in range(n - self.every + 1, n + 1))
         ours: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(ours, [p.detach().float() for p in network.parameters()], weight)
+        torch._foreach_lerp_(ours, [p.detach().float() for p in network.parameters()], 1 - kept)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
-        self.updates.fill_(n)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow moves between devices, but not casts to a narrower type: bf16 weights do not move under an EMA."""

@@ -47,7 +47,8 @@ class FlowMatching(LightningModule):
         optimizer: class_path and init_args of a torch optimiser (default Adam at 2e-4).
         scheduler: the same of a torch learning-rate schedule, counted in steps after the warm-up.
         warmup_steps: steps over which the learning rate rises linearly from near 0.
-        ema_decay: decay of the averaged weights in (0, 1); None averages nothing.
+        ema_decay: decay of the averaged weights in (0, 1), a step; None averages nothing.
+        ema_every: steps between two moves of the averaged weights, each by the decay of all of them.
         compile: run the network under torch.compile.
         channels_last: keep weights and images in channels-last memory format.
         seed: noise, times and dropout are a function of (seed, rank, step).
@@ -72,6 +73,7 @@ class FlowMatching(LightningModule):
         scheduler: ClassConfig | None = None,
         warmup_steps: int = 0,
         ema_decay: float | None = 0.9999,
+        ema_every: int = 1,
         compile: bool = False,
         channels_last: bool = False,
         seed: int = 0,
@@ -92,6 +94,7 @@ class FlowMatching(LightningModule):
             "scheduler": scheduler,
             "warmup_steps": warmup_steps,
             "ema_decay": ema_decay,
+            "ema_every": ema_every,
             "seed": seed,
             "samples": {**asdict(samples), "measures": list(samples.measures)},
             "sampler": sampler.to_dict(),
@@ -102,7 +105,7 @@ class FlowMatching(LightningModule):
         )
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
-        self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay)
+        self.ema = None if ema_decay is None else AveragedNetwork(self.net, decay=ema_decay, every=ema_every)
         self.path = affine_path(path)
         sampler.check_noise(self.path)
         self.coupling, self.channels_last, self.seed = coupling, channels_last, seed
