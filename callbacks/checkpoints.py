@@ -109,7 +109,7 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             if found is not None and isinstance(logger, MetricsCSV):
                 logger.log_metrics(*found)
-                logger.save()
+                logger.flush()
 
     def _copy_last(self, trainer: Trainer, name: str) -> None:
         """Keep what was saved last under another name, too, unless it is there."""
