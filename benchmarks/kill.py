@@ -112,7 +112,7 @@ class Ended:
         status: of the first process.
         stderr: what all wrote, line by line, without what a run may tell on its way.
         seconds: from the signal until the last of them was gone; None where none was sent.
-        files: names of the files that were renamed into place, in order.
+        files: names of the files that were renamed into place or appended to, in order.
     """
 
     status: int
@@ -158,7 +158,7 @@ class Bench:
         ended = time.time()
         events = _events(log)
         sent += [event["time"] for event in events if event["what"] == "signal"]
-        files = [event["file"] for event in events if event["what"] == "rename"]
+        files = [event["file"] for event in events if event["what"] == "write"]
         lines = [line for line in text.splitlines() if line.strip() and not any(known in line for known in TOLD)]
         process.join(self.timeout)
         return Ended(process.exitcode or 0, lines, ended - sent[0] if sent else None, files)
@@ -167,7 +167,7 @@ class Bench:
         """Send a signal some seconds after all processes have started to train or, below 0, before that."""
         while process.is_alive() and not (
             plan["seconds"] < 0
-            or (any(event["what"] == "rename" for event in _events(log)) and len(_ranks(log)) == count)
+            or (any(event["what"] == "write" for event in _events(log)) and len(_ranks(log)) == count)
         ):
             time.sleep(0.05)
         time.sleep(abs(plan["seconds"]))

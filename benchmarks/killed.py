@@ -1,7 +1,8 @@
 """`kinetic train` in a process that kill.py forks off one that has imported all, and that sends a signal at a file.
 
 It tells its own events in the file KILL_LOG, one line of JSON each: that it started, every file that it is about to
-rename, the signals. KILL_PLAN, JSON too, says when a signal comes and who gets it. Nothing of Kinetic knows of this.
+rename or to append to, the signals. KILL_PLAN, JSON too, says when a signal comes and who gets it. Nothing of Kinetic
+knows of this.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ import kinetic.cli.train
 import kinetic.report
 from kinetic.data import Digits
 from kinetic.nn import UNet
+from kinetic.training import loggers
 
 
 class Copying(nn.Module):
@@ -58,9 +60,10 @@ class Killer:
     def __init__(self, plan: dict[str, Any], log: Path) -> None:
         self.plan, self.log, self.counts = plan, log, dict[str, int]()
         self.rank = int(os.environ.get("LOCAL_RANK", 0))
-        self.rename, self.save = os.replace, torch.save
+        self.rename, self.save, self.append = os.replace, torch.save, loggers.append
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
         os.replace, torch.save = self.replace, self.save_checkpoint  # type: ignore[assignment]
+        loggers.append = self.grow
         self.tell("started")
 
     def tell(self, what: str, **more: Any) -> None:
@@ -70,7 +73,7 @@ class Killer:
             file.write(line + "\n")
 
     def is_now(self, name: str, when: str) -> bool:
-        """Whether the plan means the rename of `name` that comes next."""
+        """Whether the plan means the write of `name` that comes next."""
         plan = self.plan
         return (
             self.rank == 0
@@ -99,7 +102,7 @@ class Killer:
         if name is None:
             self.rename(source, target, **more)
             return
-        self.tell("rename", file=name)
+        self.tell("write", file=name)
         if self.is_now(name, "before"):
             self.fire()
         if self.is_now(name, "half"):
@@ -107,6 +110,20 @@ class Killer:
                 os.truncate(source, os.path.getsize(source) // 2)
             self.fire()
         self.rename(source, target, **more)
+        if self.is_now(name, "after"):
+            self.fire()
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def grow(self, path: Path, data: bytes, *, at: int) -> None:
+        """Append to a file, with a signal before, after half of it, or after."""
+        name = self.named(path) or ""
+        self.tell("write", file=name)
+        if self.is_now(name, "before"):
+            self.fire()
+        if self.is_now(name, "half"):
+            self.append(path, data[: len(data) // 2], at=at)
+            self.fire()
+        self.append(path, data, at=at)
         if self.is_now(name, "after"):
             self.fire()
         self.counts[name] = self.counts.get(name, 0) + 1

@@ -1,6 +1,6 @@
 """Images a second of the shards loader against a bare webdataset pipeline, in turns within one process.
 
-Run: python benchmarks/shards_loader.py [FOLDER_OF_SHARDS] [--rounds 5] [--batch-size 128] [--workers 0]
+Run: python benchmarks/shards_loader.py [FOLDER_OF_SHARDS] [--rounds 5] [--batch-size 128] [--workers 0,1,2]
 
 Both read the same tars from front to back, mix 2,000 encoded samples in a buffer, decode, and give float batches
 [B, C, H, W] in [-1, 1] with labels. The loader of the project also gives every image its id.
@@ -60,22 +60,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=100, help="batches timed in a round")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", default="0,1,2")
     args = parser.parse_args()
     urls = [s.url for s in find_shards(args.folder) if not s.name.startswith("test")]
-    common = {"batch_size": args.batch_size, "num_workers": args.workers, "num_val": 0}
+    for workers in map(int, args.workers.split(",")):
+        measure(urls, workers, args)
+
+
+def measure(urls: list[str], workers: int, args: argparse.Namespace) -> None:
+    """Print a line for each way to read, with so many workers."""
+    common = {"batch_size": args.batch_size, "num_workers": workers, "num_val": 0}
     streamed = Shards(train=urls, cache=False, **common).train_loader()
     cached = Shards(train=urls, cache=True, **common).train_loader()
     next(iter(cached))  # decodes everything
     rates: dict[str, list[float]] = {"webdataset": [], "streamed": [], "cached": []}
     for _ in range(args.rounds):
-        rates["webdataset"].append(speed(bare(urls, args.batch_size, args.workers), args.batches))
+        rates["webdataset"].append(speed(bare(urls, args.batch_size, workers), args.batches))
         rates["streamed"].append(speed(again(streamed), args.batches))
         rates["cached"].append(speed(again(cached), args.batches))
     for name, values in rates.items():
         ratios = [v / w for v, w in zip(values, rates["webdataset"], strict=True)]
         print(
-            f"{name:>10}: {statistics.median(values) * args.batch_size:9.0f} images/s,"
+            f"{workers} workers, {name:>10}: {statistics.median(values) * args.batch_size:9.0f} images/s,"
             f" {statistics.median(ratios):6.2f} of webdataset ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 

@@ -16,7 +16,8 @@ from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 from kinetic.training.balancing import joined, rows_of_images
 
-from .collecting import Monitor, gather, validation_table
+from .collecting import Monitor, validation_table
+from .gathering import Parcel, gather
 from .telling import attempt, fitting, log_numbers, monitoring, open_table, reason, say, say_trouble
 
 COLUMNS = ("epoch", "label", "t", *NUMBERS)  # of balance.parquet, at least
@@ -100,16 +101,16 @@ class BalanceCallback(Monitor):
 
     def _measure(self, trainer: Trainer, module: LightningModule, table: SampleTable) -> Balance | None:
         """Balance this validation; None, one line and never again where that cannot be."""
-        rows, trouble = None, None
+        rows, trouble = dict[str, Tensor](), None
         try:
-            rows = self._rows(trainer, module)
+            rows = dict(zip(("held out", "train"), self._rows(trainer, module), strict=True))
         except Exception as error:
             trouble = reason(error)
-        gathered = gather((rows, trouble))
-        troubles = [theirs for _, theirs in gathered if theirs]
+        gathered = gather(Parcel(trouble, rows), trainer.strategy.root_device)
+        troubles = [parcel.note for parcel in gathered if parcel.note]
         try:
             if not troubles:
-                return self._balance(module, table, [theirs for theirs, _ in gathered])
+                return self._balance(module, table, [(p.tensors["held out"], p.tensors["train"]) for p in gathered])
         except KineticError as error:
             troubles = [reason(error)]
         self._off = True

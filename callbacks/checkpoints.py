@@ -107,9 +107,10 @@ class Checkpoints(Checkpoint):
         """Have the row of this step in metrics.csv before the checkpoint that no run will train it again from."""
         found = train_metrics(trainer)
         for logger in trainer.loggers:
-            if found is not None and isinstance(logger, MetricsCSV):
-                logger.log_metrics(*found)
-                logger.save()
+            if isinstance(logger, MetricsCSV):
+                if found is not None:
+                    logger.log_metrics(*found)
+                logger.flush()
 
     def _copy_last(self, trainer: Trainer, name: str) -> None:
         """Keep what was saved last under another name, too, unless it is there."""

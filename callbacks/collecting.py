@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.flow.motion import IntegrationError
 from kinetic.flow.trajectory import Trajectory
-from kinetic.samples.table import Array, SampleTable
+from kinetic.samples.table import Array, Column, SampleTable
 
+from .gathering import CPU, Parcel, gather
 from .telling import monitoring, say
+
+ARRAYS = ("seeds", "labels", "finite", "nfe", "power", "times")  # of a SampleTable
 
 
 class Collector:
@@ -23,7 +26,9 @@ class Collector:
     All monitors of a trainer share one (`collector_of`): each tells it of every batch, and it takes a batch once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
+        """Gather by way of `device`."""
+        self.device = device
         self.keep: torch.dtype | None = None
         self.parts: list[SampleTable] = []
         self.pictures: dict[int, Tensor] = {}
@@ -73,10 +78,10 @@ class Collector:
     def table(self) -> SampleTable | None:
         """The rows of all processes (all must call this), None without any; they are gathered once a validation."""
         if not self._gathered:
-            gathered = gather((self.errors, self.parts))
-            self.errors = [error for errors, _ in gathered for error in errors]
-            parts = [part for _, theirs in gathered for part in theirs if len(part)]
-            self._table, self._gathered = SampleTable.join(parts) if parts else None, True
+            gathered = gather(_parcel(self.errors, [part for part in self.parts if len(part)]), self.device)
+            self.errors = [error for parcel in gathered for error in parcel.note["errors"]]
+            tables = _tables(gathered)
+            self._table, self._gathered = SampleTable.join(tables) if tables else None, True
         return self._table
 
     @property
@@ -87,9 +92,11 @@ class Collector:
     def select(self, seeds: Array) -> Tensor:
         """Gather the pictures of some seeds -> [n, ...] in their order (all processes must call this)."""
         wanted = [int(seed) for seed in seeds]
+        own = [seed for seed in wanted if seed in self.pictures]
+        tensors = {"seeds": torch.tensor(own), "x": torch.stack([self.pictures[seed] for seed in own])} if own else {}
         found: dict[int, Tensor] = {}
-        for part in gather({seed: self.pictures[seed].clone() for seed in wanted if seed in self.pictures}):
-            found = part | found
+        for part in (parcel.tensors for parcel in gather(Parcel(tensors=tensors), self.device) if parcel.tensors):
+            found = dict(zip(part["seeds"].tolist(), part["x"], strict=True)) | found
         return torch.stack([found[seed] for seed in wanted])
 
 
@@ -98,7 +105,9 @@ _COLLECTORS: "WeakKeyDictionary[Trainer, Collector]" = WeakKeyDictionary()
 
 def collector_of(trainer: Trainer) -> Collector:
     """The one collector of a trainer."""
-    return _COLLECTORS.setdefault(trainer, Collector())
+    if trainer not in _COLLECTORS:
+        _COLLECTORS[trainer] = Collector(trainer.strategy.root_device)
+    return _COLLECTORS[trainer]
 
 
 class Monitor(Callback):
@@ -130,13 +139,28 @@ class Monitor(Callback):
             collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
 
 
-def gather(value: Any) -> list[Any]:
-    """Collect a picklable value of every process, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [value]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
+def _parcel(errors: list[str], parts: list[SampleTable]) -> Parcel:
+    """The errors and the rows of this process."""
+    if not parts:
+        return Parcel({"errors": errors})
+    table = SampleTable.join(parts)
+    arrays = {name: getattr(table, name) for name in ARRAYS} | {f"column {n}": v for n, v in table.columns.items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+    return Parcel({"errors": errors, "columns": list(table.columns), "kinds": table.kinds}, tensors)
+
+
+def _tables(parcels: list[Parcel]) -> list[SampleTable]:
+    """The rows of the processes that have some."""
+    tables = []
+    for note, tensors in ((parcel.note, parcel.tensors) for parcel in parcels if parcel.tensors):
+        tables.append(
+            SampleTable(
+                **{name: tensors[name].numpy() for name in ARRAYS},
+                columns={name: tensors[f"column {name}"].numpy() for name in note["columns"]},
+                kinds={name: Column(*kind) for name, kind in note["kinds"].items()},
+            )
+        )
+    return tables
 
 
 def validation_table(trainer: Trainer, module: LightningModule, who: str) -> SampleTable | None:

@@ -17,8 +17,9 @@ from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
 from kinetic.units import energies_of
 
-from .collecting import Monitor, collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, validation_table
 from .decoding import decode_of
+from .gathering import Parcel, gather
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble
 
@@ -121,7 +122,8 @@ class KPECallback(Monitor):
         Latents are decoded where their autoencoder is at hand.
         """
         energy = np.where(table.finite, table.columns["energy"], np.nan)
-        middle = MOST_POINTS if any(gather(collector_of(trainer).holds_points)) else self.between
+        parcels = gather(Parcel(collector_of(trainer).holds_points), trainer.strategy.root_device)
+        middle = MOST_POINTS if any(parcel.note for parcel in parcels) else self.between
         rows = by_energy(energy, extremes=self.lowest_highest, middle=middle)
         if not len(rows):
             return {}

@@ -19,8 +19,9 @@ from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 
-from .collecting import Monitor, collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, validation_table
 from .decoding import decode_of
+from .gathering import Parcel, gather
 from .grids import picture_path, write_gallery
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, open_table, reason, say, say_trouble
 
@@ -182,7 +183,8 @@ class MemorizationCallback(Monitor):
 
     def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
         """Go on without memorisation if any process has trouble."""
-        troubles = [theirs for theirs in gather(trouble) if theirs]
+        parcels = gather(Parcel(trouble), trainer.strategy.root_device)
+        troubles = [parcel.note for parcel in parcels if parcel.note]
         if troubles:
             self._off, self._training = True, None
             say(trainer, f"memorization is not measured: {troubles[0]}; training and energies go on")
@@ -199,7 +201,8 @@ class MemorizationCallback(Monitor):
             trouble = reason(error)
         if self._give_up(trainer, trouble):
             return None
-        return torch.cat(gather(rows))
+        parcels = gather(Parcel(tensors={"rows": rows}), trainer.strategy.root_device)
+        return torch.cat([parcel.tensors["rows"] for parcel in parcels])
 
     def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Write files and pictures, and note whether this is the onset."""

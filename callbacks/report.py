@@ -5,6 +5,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from kinetic.training.loggers import MetricsCSV
+
 from .telling import attempt, fitting
 
 
@@ -38,5 +40,6 @@ class ReportCallback(Callback):
         from kinetic.report import write_report
 
         for logger in trainer.loggers:
-            attempt(trainer, "saving metrics", logger.save)
+            save = logger.flush if isinstance(logger, MetricsCSV) else logger.save
+            attempt(trainer, "saving metrics", save)
         attempt(trainer, "writing report.html", lambda: write_report(Path(trainer.default_root_dir)))

@@ -4,7 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 
 class Probe(Callback):
@@ -37,3 +39,23 @@ class Probe(Callback):
             digest.update(value.cpu().numpy().tobytes())
         self.seen["weights"] = digest.hexdigest()
         Path(f"probe-{trainer.global_rank}.json").write_text(json.dumps(self.seen))
+
+
+class Reductions(Callback):
+    """Writes reductions-RANK.json: how many backward passes there were, and how many buckets of gradients reduced."""
+
+    def __init__(self):
+        self.seen = {"reductions": 0, "backwards": 0}
+
+    def on_train_start(self, trainer, module):
+        def counted(state, bucket: dist.GradBucket):
+            self.seen["reductions"] += 1
+            return allreduce_hook(None, bucket)
+
+        trainer.strategy.model.register_comm_hook(None, counted)
+
+    def on_after_backward(self, trainer, module):
+        self.seen["backwards"] += 1
+
+    def on_train_end(self, trainer, module):
+        Path(f"reductions-{trainer.global_rank}.json").write_text(json.dumps(self.seen))

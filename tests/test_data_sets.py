@@ -15,6 +15,7 @@ from PIL import Image
 
 from kinetic.data import Digits, FlowDataModule, Folder, Toy, Vision
 from kinetic.data.folders import list_images
+from kinetic.data.pools import LazyPool
 
 
 def everything(chunks: Any) -> tuple[torch.Tensor, list[int], list[str]]:
@@ -265,6 +266,47 @@ def test_uncached_folders_keep_the_order_and_resume(tmp_path: Path, workers: int
     resumed.load_state_dict({"batches": 1})
     assert [b["ids"] for _ in range(2) for b in resumed] == straight[1:]
     assert torch.equal(everything(data.reference(chunk=3))[0], everything(cached.reference())[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_are_decoded_when_first_needed_and_once(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a first batch that waits for all images, one that is decoded twice, and one that takes another's place."""
+    for i in range(11):
+        save(tmp_path / f"{i:02}.png", i * 9)
+    read: list[int] = []
+    told = LazyPool._keep
+    monkeypatch.setattr(LazyPool, "_keep", lambda self, rows, x: read.extend(rows.tolist()) or told(self, rows, x))
+    options = {"path": str(tmp_path), "num_val": 2, "batch_size": 4, "num_workers": workers}
+    loader = Folder(**options).train_loader()
+    plain = Folder(**options, cache=False).train_loader()
+    batches, expected = [], []
+    for _ in range(4):  # epochs of 3 batches, 12 of 9 images: the second begins with three that are known
+        batches += list(loader)
+        expected += list(plain)
+        if len(batches) == 3:
+            assert sorted(read) == list(range(9))
+    assert sorted(read) == list(range(9))
+    for one, two in zip(batches, expected, strict=True):
+        assert one["ids"] == two["ids"]
+        assert torch.equal(one["x"], two["x"])
+    read.clear()
+    begun = Folder(**options)
+    next(iter(begun.train_loader()))
+    assert len(read) == 4
+    reference, _, _ = everything(begun.reference())
+    assert sorted(read) == list(range(9))
+    assert torch.equal(reference, everything(Folder(**options, cache=False).reference())[0])
+
+
+def test_a_batch_larger_than_the_subset_is_kept_as_it_is(tmp_path: Path) -> None:
+    """Kills: an image that is asked for twice in one batch."""
+    for i in range(3):
+        save(tmp_path / f"{i}.png", i * 9)
+    options = {"path": str(tmp_path), "num_val": 0, "batch_size": 8}
+    one, two = (next(iter(Folder(**options, cache=cache).train_loader())) for cache in (True, False))
+    assert torch.equal(one["x"], two["x"])
 
 
 def test_workers_prefetch_but_the_state_counts_what_was_delivered(tmp_path: Path) -> None:

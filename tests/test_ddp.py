@@ -88,3 +88,14 @@ def test_global_batch_that_does_not_divide_is_refused_in_one_line(tiny, workdir)
     assert done.returncode != 0
     assert "batch_size=9 does not divide" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("accumulate", "reductions"), [(1, 3), (2, 3)])
+def test_gradients_are_reduced_once_an_optimiser_step(tiny, workdir, accumulate, reductions):
+    """Kills: a reduction at every accumulated batch; the tiny network is one bucket."""
+    reducing = {"class_path": "tests.probe.Reductions"}
+    trainer = {"max_steps": 3, "accumulate_grad_batches": accumulate, "callbacks": [reducing]}
+    done = run(tiny(trainer=trainer), "--trainer.devices", "2", "--trainer.strategy", "ddp", "--run.name", "sync")
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = [json.loads(Path(f"reductions-{rank}.json").read_text()) for rank in range(2)]
+    assert seen == [{"reductions": reductions, "backwards": 3 * accumulate}] * 2

@@ -215,6 +215,7 @@ def check_trainer(options: Any) -> None:
     if isinstance(profiler, str) and profiler not in PROFILERS:
         raise KineticError(f"--trainer.profiler takes one of {', '.join(PROFILERS)}, got {profiler!r:.80}")
     _check_devices(options.get("devices"), options.get("accelerator"))
+    _check_strategy(options.get("strategy"))
 
 
 # Options that a run has no use for: name, the value that says nothing, and what holds instead.
@@ -226,6 +227,7 @@ REFUSED = (
     ("barebones", False, "a run measures, logs and saves"),
     ("fast_dev_run", False, "--dry-run builds everything and tells the cost, --trainer.max_steps 2 tries a run"),
 )
+SPLITTING = ("fsdp", "deepspeed", "modelparallel", "model_parallel")  # how names of such strategies begin
 PROFILERS = ("simple", "advanced", "pytorch", "xla")
 # name, least, most, and the value that means "no limit"
 RANGES: tuple[tuple[str, float, float, Any], ...] = (
@@ -252,6 +254,21 @@ def _check_devices(devices: Any, accelerator: Any) -> None:
     wanted = int(devices) if isinstance(devices, str) and re.fullmatch(r"-?\d{1,9}", devices) else devices
     if isinstance(wanted, bool) or (isinstance(wanted, int) and not (1 <= wanted <= most or wanted == -1)):
         raise KineticError(f"--trainer.devices must be 1 to {most:,} here, or auto, got {devices}")
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Refuse to split the weights over processes.
+
+    The averaged weights are copied before they would be split, and a forward pass of split weights is a collective,
+    while processes may have different numbers of samples to draw.
+    """
+    named = strategy if isinstance(strategy, str | None) else strategy.get("class_path")
+    if isinstance(named, str) and named.rpartition(".")[2].lower().startswith(SPLITTING):
+        raise KineticError(
+            f"--trainer.strategy {named:.80} splits the weights over processes, but averaging, sampling and checkpoints"
+            " need all of them in each; use ddp, and where memory is short smaller batches by"
+            " --trainer.accumulate_grad_batches"
+        )
 
 
 def add_model(parser: LightningArgumentParser, model: type) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kinetic.data.latents import Latents
 from kinetic.data.loader import TrainLoader, ValLoader
 from kinetic.data.options import switch, whole
-from kinetic.data.pools import SUBSET, BatchOrder, CachedPool, Pool, Source, to_float
+from kinetic.data.pools import SUBSET, BatchOrder, Pool, Source, kept, to_float
 from kinetic.errors import KineticError
 from kinetic.tensors import chunks, generator
 from kinetic.trust import OWN, Trust
@@ -63,7 +63,7 @@ class FlowDataModule(LightningDataModule):
             seed: of the subset, the order and the flips.
             num_workers: processes that decode images, a device; images in memory need none.
             steps_per_epoch: optimiser steps that count as an epoch (by default as many as see num_train images).
-            cache: decode the training images once and keep them in memory (by default where that takes < 512 MiB).
+            cache: decode each training image once and keep it in memory (by default where that takes < 512 MiB).
         """
         super().__init__()
         whole("batch_size", batch_size, 1, 2**20)
@@ -109,7 +109,7 @@ class FlowDataModule(LightningDataModule):
         self.subset_ids = [pool.ids[i] for i in self._subset.tolist()]
         self.shape, self.num_classes, self.class_names = pool.shape, source.num_classes, source.class_names
         self.latents = source.latents
-        self._training = CachedPool(pool, self._subset) if self._cached(pool) else pool
+        self._training = kept(pool, self._subset) if self._cached(pool) else pool
         self._source, self._source_pool = source, pool
 
     def train_loader(self, *, rank: int = 0, world: int = 1, accumulate: int = 1, limit: float = 1.0) -> TrainLoader:

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from kinetic.data.base import FlowDataModule
 from kinetic.data.images import read_image
 from kinetic.data.names import fault_of_name, shown
 from kinetic.data.options import switch, text
-from kinetic.data.pools import BatchOrder, Pool, Source, stacked
+from kinetic.data.pools import BatchOrder, LoosePool, Source, stacked
 from kinetic.data.progress import progress
 from kinetic.data.workers import delivered
 from kinetic.errors import KineticError
@@ -51,7 +51,7 @@ class Files(Dataset[Tensor | ValueError]):
         return image
 
 
-class FilePool(Pool):
+class FilePool(LoosePool):
     """Image files that are decoded whenever they are needed, by `workers` processes (0: by this one)."""
 
     def __init__(
@@ -80,27 +80,36 @@ class FilePool(Pool):
                 queue.append(plan.indices(number))
                 yield queue[-1].tolist()
 
-        for images in self._decode(groups()):
-            yield torch.stack(images), queue.popleft()
+        for images in self.some(groups()):
+            yield images, queue.popleft()
 
     def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
         """Decode the files in order."""
-        groups = self._decode(part.tolist() for part in indices.split(64))
+        groups = self.some(part.tolist() for part in indices.split(64))
         yield from stacked((image for group in groups for image in group), size)
 
-    def _decode(self, groups: Iterable[list[int]]) -> Iterator[list[Tensor]]:
+    def some(self, groups: Iterable[list[int]]) -> Iterator[Tensor]:
+        """Decode groups of files, each uint8 [n, H, W, C]; workers are a few groups ahead."""
         loader = DataLoader(
             self.files,
             batch_sampler=cast(Sampler[list[int]], groups),
             num_workers=self.workers,
-            collate_fn=list,
+            collate_fn=together,
             generator=torch.Generator(),  # the default one belongs to the network
         )
         for group in delivered(loader, self.workers):
-            for item in group:
-                if isinstance(item, ValueError):
-                    raise item
+            if isinstance(group, ValueError):
+                raise group
             yield group
+
+
+def together(images: list[Tensor | ValueError]) -> Tensor | ValueError:
+    """Put images into one tensor, in memory that a worker shares; the first error instead where there is one."""
+    error = next((image for image in images if isinstance(image, ValueError)), None)
+    if error is not None or not images:
+        return error or torch.empty(0)
+    found: Tensor = default_collate(images)
+    return found
 
 
 class Folder(FlowDataModule):

@@ -1,6 +1,7 @@
 """Where images come from: a pool knows its ids and labels, serves training batches and exact passes."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -77,6 +78,14 @@ class Pool(ABC):
         """Yield the raw images at the ascending `indices` [n], in that order, at most `size` at a time."""
 
 
+class LoosePool(Pool):
+    """Images that can be had in any order, a few at a time."""
+
+    @abstractmethod
+    def some(self, groups: Iterable[list[int]]) -> Iterator[Tensor]:
+        """Yield the raw images [n, ...] at each group of pool indices, which may be asked for a few groups ahead."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What a data set consists of: the images to train on, and the held-out ones where it comes with such."""
@@ -147,6 +156,64 @@ class CachedPool(Pool):
                     bar.update(len(part))
             assert self._raw is not None
         return self._raw
+
+
+class LazyPool(Pool):
+    """A loose pool whose images at `indices` [n] (ascending) are kept in memory from their first use on."""
+
+    def __init__(self, pool: LoosePool, indices: Tensor) -> None:
+        self.pool, self.indices = pool, indices
+        self.ids, self.labels, self.shape, self.pictures = pool.ids, pool.labels, pool.shape, pool.pictures
+        self._raw = torch.empty(0)
+        self._have = torch.zeros(len(indices), dtype=torch.bool)
+
+    def batches(self, plan: BatchOrder, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index the images in memory, and decode those of the plan that are not."""
+        waiting: deque[tuple[Tensor, Tensor, Tensor]] = deque()
+        asked = self._have.clone()
+
+        def groups() -> Iterator[list[int]]:
+            for number in range(start, stop):
+                indices = plan.indices(number)
+                rows = torch.searchsorted(self.indices, indices)
+                new = rows[~asked[rows]].unique()
+                asked[new] = True
+                waiting.append((indices, rows, new))
+                yield self.indices[new].tolist()
+
+        whole = bool(self._have.all())
+        for images in (self._raw[:0] for _ in groups()) if whole else self.pool.some(groups()):
+            indices, rows, new = waiting.popleft()
+            self._keep(new, images)
+            yield self._raw[rows], indices
+
+    def chunks(self, indices: Tensor, size: int) -> Iterator[Tensor]:
+        """Decode what is missing and index the images in memory; those not to be kept come from the other pool."""
+        if not bool(torch.isin(indices, self.indices).all()):
+            yield from self.pool.chunks(indices, size)
+            return
+        rows = torch.searchsorted(self.indices, indices)
+        missing = rows[~self._have[rows]]
+        if len(missing):
+            parts = missing.split(64)
+            with progress("decoding images", "images", total=len(missing)) as bar:
+                for part, images in zip(parts, self.pool.some(self.indices[p].tolist() for p in parts), strict=True):
+                    self._keep(part, images)
+                    bar.update(len(part))
+        for chunk in chunks(len(rows), size):
+            yield self._raw[rows[chunk]]
+
+    def _keep(self, rows: Tensor, images: Tensor) -> None:
+        if not len(rows):
+            return
+        if not len(self._raw):
+            self._raw = images.new_empty(len(self.indices), *images.shape[1:])
+        self._raw[rows], self._have[rows] = images, True
+
+
+def kept(pool: Pool, indices: Tensor) -> Pool:
+    """A pool that keeps the images at `indices` (ascending) in memory."""
+    return LazyPool(pool, indices) if isinstance(pool, LoosePool) else CachedPool(pool, indices)
 
 
 def stacked(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place and renamed."""
+"""Files that are either whole or absent, written beside their place and renamed; and one that grows at its end."""
 
 import errno
 import hashlib
@@ -22,15 +22,35 @@ def replacing(path: Path | str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        yield beside
-        os.replace(beside, target)
+        with _telling_of_space(target):
+            yield beside
+            os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def append(path: Path | str, data: bytes, *, at: int) -> None:
+    """Write `data` behind the first `at` bytes of a file, which are all it has; a full disk leaves those alone."""
+    with _telling_of_space(path), open(path, "r+b", buffering=0) as file:
+        file.seek(at)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(at)
+            raise
+
+
+@contextmanager
+def _telling_of_space(target: Path | str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "free some, then continue (train.py --resume, or the same command again)"
             raise OSError(error.errno, f"no space left to write {target}; {advice}") from None
         raise
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def remove_left_over(folder: Path) -> None:

@@ -41,6 +41,18 @@ def test_run_killed_before_its_first_checkpoint_and_at_half_written_ones_ends_as
 
 
 @pytest.mark.slow
+def test_run_killed_while_a_row_of_metrics_is_appended_ends_as_if_it_never_was(tmp_path):
+    """Fails where a line that was cut stays, or makes the file a damaged one."""
+    check(
+        tmp_path,
+        1,
+        at(signal.SIGKILL, "metrics.csv", 5, "half"),
+        at(signal.SIGKILL, "metrics.csv", 3, "half"),
+        at(signal.SIGKILL, "metrics.csv", 2, "before"),
+    )
+
+
+@pytest.mark.slow
 def test_run_interrupted_at_any_time_loses_no_row_and_goes_on(tmp_path):
     """Fails where a row is not in metrics.csv before its checkpoint, or a request to stop ends a step early."""
     chance = random.Random(5)

@@ -288,7 +288,7 @@ def test_damaged_tables_of_a_run_are_gone_on_with(steps: Any) -> None:
         (Path(folder) / "metrics.csv").write_bytes(damaged(METRICS, steps))
         logger = MetricsCSV(Path(folder), resume_step=1)
         logger.log_metrics({"train/loss": 1.0}, step=5)
-        logger.save()
+        logger.flush()
         (Path(folder) / "subset.txt").write_bytes(damaged(METRICS, steps))
         outcome(lambda: training_size(Path(folder)))
 

@@ -95,7 +95,7 @@ def logged(folder: Path) -> Path:
     log = MetricsCSV(folder)
     for step in (1, 2, 3):
         log.log_metrics({"train/loss": float(step), "epoch": 0}, step=step)
-    log.save()
+    log.flush()
     return log.path
 
 
@@ -123,7 +123,7 @@ def test_damaged_metrics_are_set_aside_at_the_first_save_and_later_rows_are_stor
     assert capsys.readouterr().err == ""
     for step in (3, 4):
         again.log_metrics({"train/loss": 30.0, "epoch": 0}, step=step)
-        again.save()
+        again.flush()
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert told.startswith("metrics.csv is damaged (")
@@ -137,12 +137,12 @@ def test_missing_metrics_are_told_of_and_whole_ones_are_not(tmp_path, capsys):
     logged(tmp_path)
     whole = MetricsCSV(tmp_path, resume_step=3)
     whole.log_metrics({"train/loss": 30.0}, step=4)
-    whole.save()
+    whole.flush()
     assert capsys.readouterr().err == ""
     whole.path.unlink()
     again = MetricsCSV(tmp_path, resume_step=4)
     again.log_metrics({"train/loss": 30.0}, step=5)
-    again.save()
+    again.flush()
     assert capsys.readouterr().err == "metrics.csv is missing: what was logged up to step 4 is gone\n"
 
 
