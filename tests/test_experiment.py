@@ -199,11 +199,15 @@ def test_what_goes_wrong_in_writing_is_raised(origin: Origin, tmp_path: Path, mo
 def test_compiled_networks_draw_the_same_and_the_record_says_so(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net, compiled, compile_ = (
-        UNet(image_size=4, in_channels=1, model_channels=32, channel_mult=(1,)),
-        [],
-        nn.Module.compile,
+    net = UNet(
+        image_size=4,
+        in_channels=1,
+        model_channels=32,
+        channel_mult=(1,),
+        attention_resolutions=(),
+        num_head_channels=32,
     )
+    compiled, compile_ = [], nn.Module.compile
 
     def eagerly(self: nn.Module) -> None:  # without the minute that the inductor takes
         compiled.append(self)
