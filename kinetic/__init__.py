@@ -7,21 +7,22 @@ monitoring, studies and the command lines live in `kinetic.training`, `kinetic.c
 `kinetic.cli`, which need Lightning.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kinetic.errors import KineticError
-from kinetic.flow.empirical import EmpiricalVelocity
-from kinetic.flow.energy import STANDARD
-from kinetic.flow.field import Field
-from kinetic.flow.guidance import guided
-from kinetic.flow.integration import Solver, integrate
-from kinetic.flow.measures import Measure, Rate
-from kinetic.flow.sampling import Sampler, draw
-from kinetic.flow.shaping import KTS, shaped
-from kinetic.flow.trajectory import Trajectory
-from kinetic.memorization.detectors import posterior, renoise
 
 if TYPE_CHECKING:
+    from kinetic.flow.empirical import EmpiricalVelocity
+    from kinetic.flow.energy import STANDARD
+    from kinetic.flow.field import Field
+    from kinetic.flow.guidance import guided
+    from kinetic.flow.integration import Solver, integrate
+    from kinetic.flow.measures import Measure, Rate
+    from kinetic.flow.sampling import Sampler, draw
+    from kinetic.flow.shaping import KTS, shaped
+    from kinetic.flow.trajectory import Trajectory
+    from kinetic.memorization.detectors import posterior, renoise
     from kinetic.models.exporting import from_pretrained
 
 __all__ = [
@@ -45,9 +46,32 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "from_pretrained":  # needs what reads data sets, and with it Lightning
-        from kinetic.models.exporting import from_pretrained
+PLACES = {  # where a name lies: torch is imported when it is first asked for, so that a command can answer at once
+    "EmpiricalVelocity": "kinetic.flow.empirical",
+    "Field": "kinetic.flow.field",
+    "KTS": "kinetic.flow.shaping",
+    "Measure": "kinetic.flow.measures",
+    "Rate": "kinetic.flow.measures",
+    "STANDARD": "kinetic.flow.energy",
+    "Sampler": "kinetic.flow.sampling",
+    "Solver": "kinetic.flow.integration",
+    "Trajectory": "kinetic.flow.trajectory",
+    "draw": "kinetic.flow.sampling",
+    "from_pretrained": "kinetic.models.exporting",
+    "guided": "kinetic.flow.guidance",
+    "integrate": "kinetic.flow.integration",
+    "posterior": "kinetic.memorization.detectors",
+    "renoise": "kinetic.memorization.detectors",
+    "shaped": "kinetic.flow.shaping",
+}
 
-        return from_pretrained
-    raise AttributeError(f"module 'kinetic' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module 'kinetic' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(PLACES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -163,7 +163,7 @@ FAULTS = {
     "a recipe without data": (["torchcfm.pt", "--data", "empty.yaml", *SIZES], "needs a section data"),
     "statistics without vae": (["sit.pt", "--heads", "3", "--latent-stats", "x"], "are; pass it as well"),
     "no scale": (["sit.pt", "--heads", "3", "--vae", "x", "--vae-scale", "0"], "--vae-scale must be a number above 0"),
-    "an unknown option": (["sit.pt", "--hed", "3"], "unrecognized arguments: --hed"),
+    "an unknown option": (["sit.pt", "--hed", "3"], "unknown option --hed"),
 }
 
 

@@ -2,8 +2,10 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 
 from kinetic.cli import partners
+from kinetic.cli.interface import answer
 
 USAGE = """usage: kinetic COMMAND ...
 
@@ -47,13 +49,24 @@ def main(args: list[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+    known = answer(args)
+    if known is not None:
+        status, text = known
+        print(text, file=sys.stderr if status else sys.stdout)
+        raise SystemExit(status)
     partners.begin()
     try:
         from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
 
-        module, _, function = COMMANDS[name].partition(":")
-        command = getattr(importlib.import_module(module), function)
+        command = load(name)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(guarded(command, rest))
+
+
+def load(name: str) -> Callable[[list[str]], None]:
+    """Import the function that runs a subcommand."""
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[[list[str]], None] = getattr(importlib.import_module(module), function)
+    return found

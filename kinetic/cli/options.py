@@ -10,6 +10,7 @@ import jsonargparse
 import yaml
 from jsonargparse import DefaultHelpFormatter
 
+from kinetic.cli.interface import unknown_option
 from kinetic.errors import KineticError
 from kinetic.flow.integration import Solver
 from kinetic.flow.shaping import FORMS, KTS, PRESETS
@@ -38,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the fault; the caller tells it in one line."""
-        raise KineticError(f"{message}; {self.prog} --help lists the options")
+        raise KineticError(_fault(message, self))
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -86,7 +87,16 @@ def parsed(parser: jsonargparse.ArgumentParser, args: list[str]) -> Any:
         named = re.match(r'Parser key "([\w.]+)": ', message)
         if named:
             message = f"--{named[1].replace('_', '-')}: {message[named.end() :]}"
-        raise KineticError(f"{message}; {parser.prog} --help lists the options") from None
+        raise KineticError(_fault(message, parser)) from None
+
+
+def _fault(message: str, parser: argparse.ArgumentParser) -> str:
+    advice = f"{parser.prog} --help lists the options"
+    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+    if unknown is None:
+        return f"{message}; {advice}"
+    options = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
+    return unknown_option(unknown[1], sorted(options), advice)
 
 
 def add_solver(parser: jsonargparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from kinetic.cli.interface import ADVICE, unknown_option
 from kinetic.cli.options import KINDS
 from kinetic.errors import KineticError
 from kinetic.trust import Trust
@@ -21,14 +22,17 @@ def fault(message: str, *, args: Sequence[str], options: Sequence[str], trust: T
     `options` are all that the parser knows by name, `trust` is what a configuration may import.
     """
     name = _typed(_key(message), args)
+    unknown = _unknown(message, options)
+    if unknown is not None:
+        return KineticError(unknown)
     line = (
         _import(message, name, trust)
-        or _unknown(message, name, options)
+        or _not_of_class(message, name)
         or _missing(message)
         or _value(message, name)
         or f"{name}: {' '.join(KEY.sub('', message).split(':', 1)[-1].split())}".removeprefix(": ")
     )
-    return KineticError(f"{line}; --print_config shows the options that there are")
+    return KineticError(f"{line}; {ADVICE['train']}")
 
 
 def _key(message: str) -> str:
@@ -59,22 +63,25 @@ def _import(message: str, name: str, trust: Trust) -> str | None:
     return None
 
 
-def _unknown(message: str, name: str, options: Sequence[str]) -> str | None:
+def _not_of_class(message: str, name: str) -> str | None:
     nested = re.search(r"Option '([^']+)' is not accepted", message)
     if nested:
         owner = (CLASS.findall(message) or ["it"])[-1]
         close = difflib.get_close_matches(nested[1], _arguments(owner), n=1, cutoff=0.6)
         return f"{name}: {owner} has no option {nested[1]!r}" + (f"; did you mean {close[0]}?" if close else "")
+    alone = re.search(r"argument (--[^\s:]+): expected (?:one|at least one) argument", message)
+    return f"{alone[1]} needs a value" if alone else None
+
+
+def _unknown(message: str, options: Sequence[str]) -> str | None:
+    if re.search(r"Option '([^']+)' is not accepted", message):
+        return None
     grouped = re.search(r"Group '([^']+)' does not accept option '([^']+)'", message)
     typed = re.search(r"unrecognized arguments: (--[^\s=]+|\S+)", message)
-    alone = re.search(r"argument (--[^\s:]+): expected (?:one|at least one) argument", message)
-    if alone:
-        return f"{alone[1]} needs a value"
     if not (grouped or typed):
         return None
     unknown = f"--{grouped[1]}.{grouped[2]}" if grouped else typed[1]  # type: ignore[index]
-    close = difflib.get_close_matches(unknown.removeprefix("--"), options, n=1, cutoff=0.75)
-    return f"unknown option {unknown}" + (f"; did you mean --{close[0]}?" if close else "")
+    return unknown_option(unknown, sorted(options), ADVICE["train"])
 
 
 def _missing(message: str) -> str | None:

@@ -17,8 +17,8 @@ from kinetic.metrics.real import write_real
 from kinetic.samples.references import (
     FOLDER,
     HELD_OUT,
-    SPLITS,
     Reference,
+    Split,
     default_features,
     extractor_of,
     reference_of,
@@ -90,7 +90,7 @@ def _parser() -> Any:
         metavar="NAME",
         help=f"features, any number of times: {CHOICES} (None: pca:64)",
     )
-    made.add_argument("--split", type=str, default="held-out", choices=SPLITS, help="which real images")
+    made.add_argument("--split", type=Split, default="held-out", help="which real images")
     made.add_argument("--limit", type=int, default=HELD_OUT, metavar="N", help="real images at most")
     made.add_argument("--out", metavar="FILE", help=f"a file for the features (None: one in RUN/{FOLDER})")
     made.add_argument(

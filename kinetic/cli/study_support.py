@@ -11,7 +11,7 @@ from kinetic.errors import KineticError
 from kinetic.flow.seeds import check_count
 from kinetic.metrics.extractors import CHOICES, check_name
 from kinetic.metrics.support import RULES
-from kinetic.samples.references import COMPONENTS, SPLITS
+from kinetic.samples.references import COMPONENTS, Split
 from kinetic.studies.support import supported
 from kinetic.studies.support_findings import support_findings
 
@@ -55,9 +55,8 @@ def _parser() -> Any:
     group.add_argument("--limit", type=int, default=50_000, metavar="N", help="real images at most")
     group.add_argument(
         "--split",
-        type=str,
+        type=Split,
         default="training",
-        choices=SPLITS,
         help="support by training images, or by held-out ones, whose density is not that of copies",
     )
     return made

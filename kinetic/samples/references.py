@@ -21,7 +21,7 @@ FITTED, HELD_OUT = 5000, 5000  # images at most that features are fitted on, and
 COMPONENTS = 64
 FOLDER = "reference"  # of a run
 KEPT_BYTES = 2**30  # images that are held in memory between two passes
-SPLITS = ("held-out", "training")
+Split = Literal["held-out", "training"]
 
 
 @dataclass(frozen=True, kw_only=True)

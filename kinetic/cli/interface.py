@@ -1,0 +1,74 @@
+"""What every command takes, known without importing what it is made of: help and refusals come at once.
+
+interface.json is written from the parsers by `python -m kinetic.cli.asking`, and holds for the versions of the
+parser that it names; under others every command asks its parser, which imports Lightning and takes seconds.
+"""
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("interface.json")
+PARSERS = ("lightning", "jsonargparse")  # packages that decide what a command takes
+ADVICE = {"train": "--print_config shows the options that there are"}
+
+
+def unknown_option(typed: str, known: Sequence[str], advice: str) -> str:
+    """Say in one line that an option, typed with its dashes, is none of the `known` ones."""
+    close = difflib.get_close_matches(typed.removeprefix("--"), known, n=1, cutoff=0.75)
+    return f"unknown option {typed}" + (f"; did you mean --{close[0]}?" if close else "") + f"; {advice}"
+
+
+def answer(args: Sequence[str]) -> tuple[int, str] | None:
+    """The exit status and the text of a command line that asks for help or holds an unknown option; None of others."""
+    name, rest = _split(args)
+    entry = _entries().get(name)
+    if entry is None:
+        return None
+    if any(arg in ("-h", "--help") for arg in rest):
+        return 0, entry["help"]
+    known = entry["options"]
+    for arg in rest if known is not None else ():
+        typed = arg.partition("=")[0].rstrip("+")
+        if typed.startswith("--") and len(typed) > 2 and not _takes(typed[2:], known):
+            advice = ADVICE.get(name, f"{entry['program']} --help lists the options")
+            return 1, f"error: {unknown_option(typed, known, advice)}"
+    return None
+
+
+def _split(args: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The name of a command, with that of a study, and what follows it."""
+    words = 2 if args[0] == "study" and len(args) > 1 and not args[1].startswith("-") else 1
+    return " ".join(args[:words]), args[words:]
+
+
+def _takes(option: str, known: Sequence[str]) -> bool:
+    """Whether an option is known, or lies in one that takes the arguments of a class that it does not know."""
+    if option in known:
+        return True
+    parts = option.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        owner = ".".join(parts[:end])
+        if owner in known:
+            return all(other == f"{owner}.help" for other in known if other.startswith(f"{owner}."))
+    return False
+
+
+@cache
+def _entries() -> dict[str, Any]:
+    """What is known of each command; nothing where the parsers are others than those that were asked."""
+    try:
+        held: dict[str, Any] = json.loads(FILE.read_text())
+    except (OSError, ValueError):
+        return {}
+    return held["commands"] if held["parsers"] == versions() else {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides what a command takes."""
+    return {"python": ".".join(map(str, sys.version_info[:2])), **{name: version(name) for name in PARSERS}}
