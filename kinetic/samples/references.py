@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -91,8 +92,8 @@ def features_of_split(
 
 def split_of(data: FlowDataModule, split: str, limit: int) -> tuple[ImageSet, str]:
     """At most `limit` images of a split, a seeded choice, never mirrored; and what they are, for a protocol."""
-    if split not in SPLITS:
-        raise KineticError(f"unknown split {split!r:.40}; choose from {', '.join(SPLITS)}")
+    if split not in get_args(Split):
+        raise KineticError(f"unknown split {split!r:.40}; choose from {', '.join(get_args(Split))}")
     held_out = split == "held-out"
     count = min(limit, data.num_held_out if held_out else data.num_training)
     if count < LEAST:
