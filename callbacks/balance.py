@@ -11,12 +11,13 @@ from kinetic.errors import KineticError
 from kinetic.flow.field import Field
 from kinetic.memorization.balance import NUMBERS, Balance, energy_balance, refusal
 from kinetic.memorization.energy_onset import Excess, ExcessHistory, onset_line
+from kinetic.ranks import gather
 from kinetic.samples.balance import spent_by, table_rows
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 from kinetic.training.balancing import joined, rows_of_images
 
-from .collecting import Monitor, gather, validation_table
+from .collecting import Monitor, validation_table
 from .telling import attempt, fitting, log_numbers, monitoring, open_table, reason, say, say_trouble
 
 COLUMNS = ("epoch", "label", "t", *NUMBERS)  # of balance.parquet, at least

@@ -5,13 +5,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from kinetic.flow.motion import IntegrationError
 from kinetic.flow.trajectory import Trajectory
+from kinetic.ranks import gather
 from kinetic.samples.table import Array, SampleTable
 
 from .telling import monitoring, say
@@ -128,15 +128,6 @@ class Monitor(Callback):
         """Take in a batch of trajectories."""
         if monitoring(trainer) and not self._off:
             collector_of(trainer).add(outputs, batch, (dataloader_idx, batch_idx))
-
-
-def gather(value: Any) -> list[Any]:
-    """Collect a picklable value of every process, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [value]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
 
 
 def validation_table(trainer: Trainer, module: LightningModule, who: str) -> SampleTable | None:

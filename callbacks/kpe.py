@@ -11,13 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.ranks import gather
 from kinetic.samples.pictures import as_shown
 from kinetic.samples.summary import summary
 from kinetic.samples.table import NO_LABEL, SampleTable
 from kinetic.store.tables import StepTable
 from kinetic.units import energies_of
 
-from .collecting import Monitor, collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, validation_table
 from .decoding import decode_of
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble

@@ -14,12 +14,13 @@ from kinetic.memorization.onset import BEFORE, History, Validation, onset_line
 from kinetic.memorization.training_set import Null, Range, TrainingSet
 from kinetic.memorization.views import View, check_space, space_of_data, view_of
 from kinetic.models.autoencoder import Decode
+from kinetic.ranks import gather
 from kinetic.samples.copying import signals_of, with_copies
 from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 
-from .collecting import Monitor, collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, validation_table
 from .decoding import decode_of
 from .grids import picture_path, write_gallery
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, open_table, reason, say, say_trouble

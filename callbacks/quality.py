@@ -11,9 +11,10 @@ from kinetic.metrics.features import Extractor, features
 from kinetic.metrics.manifolds import overlap
 from kinetic.metrics.moments import frechet_distance, moments
 from kinetic.metrics.real import LEAST, RealFeatures, check_features
+from kinetic.ranks import gather
 from kinetic.samples.references import HELD_OUT, extractor_of, reference_of
 
-from .collecting import Monitor, collector_of, gather, validation_table
+from .collecting import Monitor, collector_of, validation_table
 from .telling import log_numbers, monitoring, reason, say
 
 

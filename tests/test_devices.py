@@ -287,10 +287,12 @@ def test_the_closed_form_field_between_its_reads(monkeypatch) -> None:
         assert mean.shift().device.type == "cuda"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_neighbour_search_between_its_reads(fake, flip) -> None:
+def test_no_chunk_of_the_neighbour_search_waits(fake, flip, dtype) -> None:
+    """Kills: a read of a device value, or a copy to the host, in the pass over references that lie on the GPU."""
     count, shape = 40, torch.Size([1, 2, 2])
-    images = torch.empty(count, *shape, device=CUDA)
+    images = torch.empty(count, *shape, device=CUDA, dtype=dtype)
     numbers = torch.zeros(count, dtype=torch.int64, device=CUDA)
     index = ReferenceIndex(
         source=ImageSet.of(images),
@@ -304,8 +306,10 @@ def test_the_neighbour_search_between_its_reads(fake, flip) -> None:
         largest=1.0,
         low=-1.0,
         high=1.0,
+        distinct=1,
+        duplicates=0,
     )
     queries = neighbors._matching(torch.empty(5, *shape), index)
     assert queries.device.type == "cuda"
-    scores, rows = neighbors._candidates(queries - index.center, index, 8, None, 1024)
+    scores, rows = neighbors._candidates(queries - index.center, index, 8, 7, 3)
     assert (scores.device.type, rows.device.type) == ("cuda", "cuda")
