@@ -108,7 +108,7 @@ class ImageSet:
         overwrite those before them.
         """
         start, spare, wide = 0, Scratch() if reuse else None, Scratch(device)
-        for images, ids in self._parts():
+        for images, ids in self.parts():
             for part in chunks(len(images), size):
                 flat = _read(images, part, spare).flatten(1)
                 flat = flat.float() / 127.5 - 1 if scaled and flat.dtype == torch.uint8 else flat
@@ -129,7 +129,7 @@ class ImageSet:
         """
         order = rows.cpu().argsort(stable=True)
         wanted, start = rows.cpu()[order], 0
-        for images, _ in self._parts():
+        for images, _ in self.parts():
             first, last = torch.searchsorted(wanted, torch.tensor([start, start + len(images)])).tolist()
             for part in chunks(last - first, size):
                 picked = _take(images, wanted[first:last][part] - start)
@@ -138,10 +138,10 @@ class ImageSet:
 
     def whole(self) -> Tensor:
         """All images in one tensor [N, ...], or [0] where there are none; for a set that is known to fit."""
-        parts = [_read(images, slice(0, len(images)), None) for images, _ in self._parts()]
+        parts = [_read(images, slice(0, len(images)), None) for images, _ in self.parts()]
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def _parts(self) -> Iterator[tuple[Shard, Tensor]]:
+    def parts(self) -> Iterator[tuple[Shard, Tensor]]:
         """Make a pass over images as they come, none of them empty, with their ids."""
         if self._kept is not None:
             yield from self._kept
