@@ -208,7 +208,6 @@ def _images_of(data: Any, view: View, keep: Keep, *, flip: bool, shared: bool) -
         options |= dict(zip(("rank", "world"), place(), strict=True))
     source = view.source(partial(data.reference, **options))
     plain = ImageSet.of(source, "the reference")
-    listed = isinstance(data, FlowDataModule)
     if dtype == torch.float32 and keep.folder is None:
         return plain
 
@@ -219,8 +218,9 @@ def _images_of(data: Any, view: View, keep: Keep, *, flip: bool, shared: bool) -
         made = ImageSet.of(passed, "the reference")
         made.names = plain.names
         return made
-    if not listed:
+    if not isinstance(data, FlowDataModule):
         raise KineticError(f"only a data module of kinetic can have its reference kept in {keep.folder}")
+    data.setup()
     views = 2 if data.flip and not flip else 1
     about = {
         "data": data.name,
