@@ -5,8 +5,9 @@
 writes random references [N, 4096] in half precision to FOLDER once (10.5 GB for all of ImageNet). At every size two
 contestants run in turn, so that whatever else the machine does falls on both: what is measured, and the matrix products
 that it cannot do without, of the same shapes in float32, over and over one piece in memory. Beside them the floor: the
-products and, one after the other, to read the file and to turn it to float32, measured too. Memory is what the process
-holds itself (RssAnon; Linux): files are read and not mapped, so that nothing of them counts or hides.
+products and, one after the other, to read the file (a second time: from memory where it fits) and widen it to float32.
+Memory is what the process holds itself (RssAnon; Linux): files are read and not mapped, so that nothing of them counts
+or hides.
 """
 
 import argparse
@@ -138,9 +139,11 @@ def main() -> None:
     )
     for count in args.sizes:
         file = references(args.folder, count, args.dim, KINDS[args.kind])
+        first, _ = reading(file)
         read, convert = reading(file)
         size = file.nbytes / 1e9
-        print(f"N={count:,}: {size:.2f} GB, read {read:.2f} s ({size / read:.1f} GB/s), to float32 {convert:.2f} s")
+        rates = f"{first:.2f} s, then {read:.2f} s ({size / read:.1f} GB/s)"
+        print(f"N={count:,}: {size:.2f} GB, read in {rates}, to float32 in {convert:.2f} s", flush=True)
         made: list[ReferenceIndex] = []
         with peak() as held:
             seconds = clock(lambda file=file, made=made: made.append(ReferenceIndex.build(file)))  # type: ignore[misc]

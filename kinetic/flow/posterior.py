@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from kinetic.ranks import reduce_
 from kinetic.tensors import chunks
@@ -20,6 +21,7 @@ TOLERANCE = (
     1e-4  # bound on a logit's error, over 1 - t, below which nothing is computed again; errors are a tenth of it
 )
 NEGLIGIBLE = 16.0  # weights e^-16 of all others together are not worth a second computation
+FAINT = -80.0  # smaller weights than e^-80 are 0: below e^-87 they are denormal, and a product of such numbers is slow
 DENSE = 16  # recompute a whole chunk once more than one pair in so many asks for it
 SLOTS = 4  # pairs of a row and chunk that are computed again where nothing waits
 PAIR_ELEMENTS = 2**21  # numbers gathered at a time when pairs are computed again
@@ -99,7 +101,8 @@ class PosteriorMean:
 
     def _take_products(self, logits: Tensor, images: Tensor) -> None:
         """Add images by their logits [B, c], which are overwritten."""
-        weights = logits.sub_((self._level() + self.own).to(logits.dtype)[:, None]).exp_()
+        logits.sub_((self._level() + self.own).to(logits.dtype)[:, None])
+        weights = threshold(logits, FAINT, -torch.inf, inplace=True).exp_()
         mass = weights.sum(1, dtype=torch.float64)
         self.mass += mass
         self.plain += mass
