@@ -11,13 +11,13 @@ from kinetic.errors import KineticError
 from kinetic.flow.field import Field
 from kinetic.memorization.balance import NUMBERS, Balance, energy_balance, refusal
 from kinetic.memorization.energy_onset import Excess, ExcessHistory, onset_line
+from kinetic.ranks import Parcel, gather
 from kinetic.samples.balance import spent_by, table_rows
 from kinetic.samples.table import SampleTable
 from kinetic.store.tables import StepTable
 from kinetic.training.balancing import joined, rows_of_images
 
 from .collecting import Monitor, validation_table
-from .gathering import Parcel, gather
 from .telling import attempt, fitting, log_numbers, monitoring, open_table, reason, say, say_trouble
 
 COLUMNS = ("epoch", "label", "t", *NUMBERS)  # of balance.parquet, at least
@@ -106,7 +106,7 @@ class BalanceCallback(Monitor):
             rows = dict(zip(("held out", "train"), self._rows(trainer, module), strict=True))
         except Exception as error:
             trouble = reason(error)
-        gathered = gather(Parcel(trouble, rows), trainer.strategy.root_device)
+        gathered = gather(Parcel(trouble, rows))
         troubles = [parcel.note for parcel in gathered if parcel.note]
         try:
             if not troubles:

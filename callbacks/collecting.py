@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kinetic.flow.motion import IntegrationError
 from kinetic.flow.trajectory import Trajectory
+from kinetic.ranks import Parcel, gather
 from kinetic.samples.table import Array, Column, SampleTable
 
-from .gathering import CPU, Parcel, gather
 from .telling import monitoring, say
 
 ARRAYS = ("seeds", "labels", "finite", "nfe", "power", "times")  # of a SampleTable
@@ -26,9 +26,7 @@ class Collector:
     All monitors of a trainer share one (`collector_of`): each tells it of every batch, and it takes a batch once.
     """
 
-    def __init__(self, device: torch.device = CPU) -> None:
-        """Gather by way of `device`."""
-        self.device = device
+    def __init__(self) -> None:
         self.keep: torch.dtype | None = None
         self.parts: list[SampleTable] = []
         self.pictures: dict[int, Tensor] = {}
@@ -78,7 +76,7 @@ class Collector:
     def table(self) -> SampleTable | None:
         """The rows of all processes (all must call this), None without any; they are gathered once a validation."""
         if not self._gathered:
-            gathered = gather(_parcel(self.errors, [part for part in self.parts if len(part)]), self.device)
+            gathered = gather(_parcel(self.errors, [part for part in self.parts if len(part)]))
             self.errors = [error for parcel in gathered for error in parcel.note["errors"]]
             tables = _tables(gathered)
             self._table, self._gathered = SampleTable.join(tables) if tables else None, True
@@ -95,7 +93,7 @@ class Collector:
         own = [seed for seed in wanted if seed in self.pictures]
         tensors = {"seeds": torch.tensor(own), "x": torch.stack([self.pictures[seed] for seed in own])} if own else {}
         found: dict[int, Tensor] = {}
-        for part in (parcel.tensors for parcel in gather(Parcel(tensors=tensors), self.device) if parcel.tensors):
+        for part in (parcel.tensors for parcel in gather(Parcel(tensors=tensors)) if parcel.tensors):
             found = dict(zip(part["seeds"].tolist(), part["x"], strict=True)) | found
         return torch.stack([found[seed] for seed in wanted])
 
@@ -106,7 +104,7 @@ _COLLECTORS: "WeakKeyDictionary[Trainer, Collector]" = WeakKeyDictionary()
 def collector_of(trainer: Trainer) -> Collector:
     """The one collector of a trainer."""
     if trainer not in _COLLECTORS:
-        _COLLECTORS[trainer] = Collector(trainer.strategy.root_device)
+        _COLLECTORS[trainer] = Collector()
     return _COLLECTORS[trainer]
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from kinetic.errors import KineticError
+from kinetic.ranks import Parcel, gather
 from kinetic.samples.pictures import as_shown
 from kinetic.samples.summary import summary
 from kinetic.samples.table import NO_LABEL, SampleTable
@@ -19,7 +20,6 @@ from kinetic.units import energies_of
 
 from .collecting import Monitor, collector_of, validation_table
 from .decoding import decode_of
-from .gathering import Parcel, gather
 from .grids import by_energy, drawable, picture_path, write_grid
 from .telling import attempt, fitting, log_media, log_numbers, monitoring, open_table, say_trouble
 
@@ -122,7 +122,7 @@ class KPECallback(Monitor):
         Latents are decoded where their autoencoder is at hand.
         """
         energy = np.where(table.finite, table.columns["energy"], np.nan)
-        parcels = gather(Parcel(collector_of(trainer).holds_points), trainer.strategy.root_device)
+        parcels = gather(Parcel(collector_of(trainer).holds_points))
         middle = MOST_POINTS if any(parcel.note for parcel in parcels) else self.between
         rows = by_energy(energy, extremes=self.lowest_highest, middle=middle)
         if not len(rows):

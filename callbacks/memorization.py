@@ -10,10 +10,11 @@ from torch import Tensor
 
 from kinetic.errors import KineticError
 from kinetic.memorization.copies import MemorizationResult, summarize
+from kinetic.memorization.keeping import precision_of
 from kinetic.memorization.onset import BEFORE, History, Validation, onset_line
-from kinetic.memorization.training_set import Null, Range, TrainingSet
+from kinetic.memorization.training_set import Keep, Null, Range, TrainingSet
 from kinetic.memorization.views import View, check_space, space_of_data, view_of
-from kinetic.models.autoencoder import Decode
+from kinetic.ranks import Parcel, gather
 from kinetic.samples.copying import signals_of, with_copies
 from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
@@ -21,7 +22,6 @@ from kinetic.store.tables import StepTable
 
 from .collecting import Monitor, collector_of, validation_table
 from .decoding import decode_of
-from .gathering import Parcel, gather
 from .grids import picture_path, write_gallery
 from .telling import alert, attempt, fitting, log_media, log_numbers, monitoring, open_table, reason, say, say_trouble
 
@@ -38,6 +38,9 @@ class MemorizationCallback(Monitor):
     each measured column its Spearman correlation with d₁/d₂ (rho_*) and its AUROC for picking out the copies (auroc_*;
     where a small value means a copy, as of drift and response, that of minus the column).
 
+    Several processes share a data module of kinetic: each reads, keeps and searches its part of the training images,
+    for the samples of all.
+
     Args:
         threshold: a sample is a copy where d₁/d₂ is below it, in (0, 1].
         null_samples: held-out images to compare with, None for all.
@@ -48,6 +51,9 @@ class MemorizationCallback(Monitor):
         space: samples and training images are compared as they are (null), as latents, as (decoded) pixels, or by
             features such as pca:32; see `kinetic.memorization.views`.
         cache_bytes: keep the training images on the device if they take no more, else read them at every validation.
+        precision: of the training images where they are kept: float32, float16 or bfloat16.
+        folder: where the training images are kept as numbers, to be read from there by this run and others; null
+            decodes them anew wherever they are not in memory.
     """
 
     wants = torch.float32
@@ -63,6 +69,8 @@ class MemorizationCallback(Monitor):
         media_every: int = 1,
         space: str | None = None,
         cache_bytes: int = 2**30,
+        precision: str = "float32",
+        folder: str | None = None,
     ) -> None:
         if not 0 < threshold <= 1:
             raise KineticError(f"threshold must lie in (0, 1], got {threshold}; the usual value of d1/d2 is 1/3")
@@ -73,6 +81,8 @@ class MemorizationCallback(Monitor):
         self.threshold, self.null_samples, self.stop_at_onset = threshold, null_samples, stop_at_onset
         self.keep_before_onset, self.gallery = keep_before_onset, gallery
         self.media_every, self.cache_bytes, self.space = media_every, cache_bytes, space
+        self.keep = Keep(precision, None if folder is None else Path(folder))
+        precision_of(precision)
         if space is not None:
             check_space(space)
         self.history, self.validations = History(), 0
@@ -154,17 +164,25 @@ class MemorizationCallback(Monitor):
 
     def _prepare(self, trainer: Trainer, module: LightningModule) -> TrainingSet | None:
         """Index the training images and find the null (all processes call this); one line where that cannot be."""
-        training, trouble = None, None
+        data, view, trouble = getattr(trainer, "datamodule", None), None, None
         try:
-            data = getattr(trainer, "datamodule", None)
+            view = self._view(trainer, data, module.device)
+        except Exception as error:
+            trouble = reason(error)
+        if self._give_up(trainer, trouble):
+            return None
+        training = None
+        try:
             training = TrainingSet.of(
                 data,
-                view=self._view(trainer, data, module.device),
+                view=view,
                 threshold=self.threshold,
                 null_samples=self.null_samples,
                 device=module.device,
                 cache_bytes=self.cache_bytes,
                 seen=self._seen,
+                keep=self.keep,
+                shared=True,
             )
         except Exception as error:
             trouble = reason(error)
@@ -183,7 +201,7 @@ class MemorizationCallback(Monitor):
 
     def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
         """Go on without memorisation if any process has trouble."""
-        parcels = gather(Parcel(trouble), trainer.strategy.root_device)
+        parcels = gather(Parcel(trouble))
         troubles = [parcel.note for parcel in parcels if parcel.note]
         if troubles:
             self._off, self._training = True, None
@@ -195,13 +213,14 @@ class MemorizationCallback(Monitor):
         rows, trouble = torch.empty(0, 7, dtype=torch.float64), None
         pictures = collector_of(trainer).pictures
         try:
-            if pictures:
-                rows = training.measure(torch.stack(list(pictures.values())), torch.tensor(list(pictures)))
+            if pictures or training.index.shared:
+                samples = torch.stack(list(pictures.values())) if pictures else torch.empty(0)
+                rows = training.measure(samples, torch.tensor(list(pictures), dtype=torch.int64))
         except Exception as error:
             trouble = reason(error)
         if self._give_up(trainer, trouble):
             return None
-        parcels = gather(Parcel(tensors={"rows": rows}), trainer.strategy.root_device)
+        parcels = gather(Parcel(tensors={"rows": rows}))
         return torch.cat([parcel.tensors["rows"] for parcel in parcels])
 
     def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
@@ -248,27 +267,28 @@ class MemorizationCallback(Monitor):
         samples = collector_of(trainer).select(table.seeds[rows.numpy()])
         path = picture_path(Path(trainer.default_root_dir), "galleries", trainer.global_step)
 
+        numbers, pairs = result.column("neighbor")[rows], None
+        if training.index.shared:
+            try:
+                pairs = training.shown(samples, numbers)
+            except Exception as error:  # in all processes
+                say(trainer, f"drawing the gallery failed ({reason(error)}); training goes on")
+                return
+
         def draw() -> None:
-            _gallery(path, training, result, table, rows, samples, decode_of(trainer))
+            own, beside = training.shown(samples, numbers) if pairs is None else pairs
+            if training.view.compute is None:
+                own, beside = (as_shown(images, decode_of(trainer)) for images in (own, beside))
+            _gallery(path, own, beside, result, table, rows)
 
         if attempt(trainer, "drawing the gallery", draw):
             log_media(trainer, pictures={"memorization/gallery": path}, histograms={})
 
 
 def _gallery(
-    path: Path,
-    training: TrainingSet,
-    result: MemorizationResult,
-    table: SampleTable,
-    rows: Tensor,
-    samples: Tensor,
-    decode: Decode | None,
+    path: Path, own: Tensor, beside: Tensor, result: MemorizationResult, table: SampleTable, rows: Tensor
 ) -> None:
-    """Write the gallery; latents are decoded where they can be, if they are not compared as pictures anyway."""
-    own = training.view(samples)
-    beside = training.beside(own, result.column("neighbor")[rows])
-    if training.view.compute is None:
-        own, beside = as_shown(own, decode), as_shown(beside, decode)
+    """Write samples [n, ...] and training images, both to be shown as they are, with the figures of their rows [n]."""
     write_gallery(
         path,
         own,

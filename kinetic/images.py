@@ -1,6 +1,7 @@
 """A set of images that may be too large for memory, read in chunks again and again."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,9 +10,35 @@ import torch
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.tensors import chunks
+from kinetic.tensors import Scratch, chunks
 
-Shard = Tensor | np.ndarray  # images [n, ...]
+HELD = 2**24  # bytes that are copied at a time
+
+
+class OnDisk(ABC):
+    """Images [N, ...] that lie in a file, and of which no more is in memory than was read."""
+
+    shape: tuple[int, ...]  # N first
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @abstractmethod
+    def read(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """Read consecutive images [n, ...], into `out` if given."""
+
+    @abstractmethod
+    def take(self, rows: Tensor) -> Tensor:
+        """Read images by row, int64 [n] -> [n, ...]."""
+
+
+Shard = Tensor | np.ndarray | OnDisk  # images [n, ...]
 Item = Shard | tuple[Shard, Tensor] | tuple[Shard, Tensor, Sequence[str]]  # ids int64 [n], and names
 
 
@@ -73,27 +100,48 @@ class ImageSet:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         scaled: bool = False,
+        reuse: bool = False,
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Make a pass, at most `size` images at a time: their rows in the set, images [n, D], and ids [n] on the CPU.
 
-        Images come as they are stored, but `scaled` turns uint8 pixels to float32 in [-1, 1].
+        Images come as they are stored, but `scaled` turns uint8 pixels to float32 in [-1, 1]. With `reuse` images may
+        overwrite those before them.
         """
-        start = 0
-        for images, ids in self._parts():
+        start, spare, wide = 0, Scratch() if reuse else None, Scratch(device)
+        for images, ids in self.parts():
             for part in chunks(len(images), size):
-                flat = _tensor(images[part]).flatten(1)
+                flat = _read(images, part, spare).flatten(1)
                 flat = flat.float() / 127.5 - 1 if scaled and flat.dtype == torch.uint8 else flat
-                yield slice(start + part.start, start + part.stop), flat.to(device=device, dtype=dtype), ids[part]
+                flat = flat.to(device=device)
+                if dtype not in (None, flat.dtype):
+                    flat = wide.empty(flat.shape, dtype).copy_(flat) if reuse else flat.to(dtype)
+                yield slice(start + part.start, start + part.stop), flat, ids[part]
             start += len(images)
         if not start:
             raise KineticError(f"{self.name} holds no images; it needs at least one image")
 
+    def gathered(
+        self, rows: Tensor, size: int, *, device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fetch images by row, int64 [n]: places in `rows` [m], and the images [m, D] there, at most `size` at a time.
+
+        Of arrays and files no more is read than that; a stream is passed once.
+        """
+        order = rows.cpu().argsort(stable=True)
+        wanted, start = rows.cpu()[order], 0
+        for images, _ in self.parts():
+            first, last = torch.searchsorted(wanted, torch.tensor([start, start + len(images)])).tolist()
+            for part in chunks(last - first, size):
+                picked = _take(images, wanted[first:last][part] - start)
+                yield order[first:last][part].to(device), picked.flatten(1).to(device)
+            start += len(images)
+
     def whole(self) -> Tensor:
         """All images in one tensor [N, ...], or [0] where there are none; for a set that is known to fit."""
-        parts = [_tensor(images) for images, _ in self._parts()]
+        parts = [_read(images, slice(0, len(images)), None) for images, _ in self.parts()]
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def _parts(self) -> Iterator[tuple[Shard, Tensor]]:
+    def parts(self) -> Iterator[tuple[Shard, Tensor]]:
         """Make a pass over images as they come, none of them empty, with their ids."""
         if self._kept is not None:
             yield from self._kept
@@ -108,7 +156,7 @@ class ImageSet:
             self._check(images, start)
             kept = kept if size <= self._budget else None
             if kept is not None:
-                images = _tensor(images).to(self._device)
+                images = _loaded(images, torch.device(self._device))
                 kept.append((images, ids))
             yield images, ids
         if start != (self._count or start):
@@ -143,8 +191,30 @@ class ImageSet:
 ImageSource = Tensor | np.ndarray | ImageSet | Iterable[Item] | Callable[[], Iterable[Item]]
 
 
-def _tensor(images: Shard) -> Tensor:
-    """Images as a tensor that shares their memory, or of a copy where they are read-only."""
-    if isinstance(images, Tensor):
-        return images
-    return torch.from_numpy(images if images.flags.writeable else images.copy())
+def _read(images: Shard, rows: slice, spare: Scratch | None) -> Tensor:
+    """Some consecutive images as a tensor: it shares their memory, or is of a copy where that is read-only."""
+    if isinstance(images, OnDisk):
+        shape = (rows.stop - rows.start, *images.shape[1:])
+        return images.read(rows, None if spare is None else spare.empty(shape, images.dtype))
+    part = images[rows]
+    if isinstance(part, Tensor):
+        return part
+    return torch.from_numpy(part if part.flags.writeable else part.copy())
+
+
+def _take(images: Shard, rows: Tensor) -> Tensor:
+    """Copy images by row, int64 [n] on the CPU."""
+    if isinstance(images, OnDisk):
+        return images.take(rows)
+    return images[rows.to(images.device)] if isinstance(images, Tensor) else torch.from_numpy(images[rows.numpy()])
+
+
+def _loaded(images: Shard, device: torch.device) -> Tensor:
+    """All images on a device; those in a file are read a few at a time."""
+    if not isinstance(images, OnDisk):
+        return _read(images, slice(0, len(images)), None).to(device)
+    held = torch.empty(images.shape, dtype=images.dtype, device=device)
+    spare = Scratch()
+    for rows in chunks(len(images), max(1, HELD * len(images) // images.nbytes)):
+        held[rows] = _read(images, rows, spare)
+    return held

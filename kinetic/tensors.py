@@ -1,6 +1,7 @@
 """Small tensor helpers that everything else stands on."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,28 @@ def chunks(total: int, size: int) -> Iterator[slice]:
         raise KineticError(f"chunk size must be at least 1, got {size}")
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
+
+
+class Scratch:
+    """Memory that is used again: asking the system for tens of megabytes a chunk takes longer than to fill them."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8, device=device)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of any values, which overwrites the one before."""
+        size = math.prod(shape) * dtype.itemsize
+        if self._memory.numel() < size:
+            self._memory = self._memory.new_empty(size)
+        return self._memory[:size].view(dtype).view(*shape)
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Values as float32, or float64 where they are."""
+        return x if x.dtype == torch.float64 else self.single(x)
+
+    def single(self, x: Tensor) -> Tensor:
+        """Values as float32, `x` itself if they are."""
+        return x if x.dtype == torch.float32 else self.empty(x.shape).copy_(x)
 
 
 def seed_from(*key: int) -> int:

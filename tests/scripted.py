@@ -8,6 +8,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from kinetic.callbacks import KPECallback, MemorizationCallback
+from kinetic.data.base import FlowDataModule
+from kinetic.data.pools import ArrayPool, Source
 from kinetic.flow.energy import STANDARD
 from kinetic.flow.seeds import seed_loader
 from kinetic.flow.trajectory import Trajectory
@@ -97,6 +99,22 @@ class Data(LightningDataModule):
             yield images(5000, self.held)[:limit], torch.arange(self.held)[:limit], []
 
 
+class Listed(FlowDataModule):
+    """The same as a data module of kinetic, whose images several processes share."""
+
+    name = "listed"
+    train_dataloader, val_dataloader = Data.train_dataloader, Data.val_dataloader
+
+    def __init__(self, samples: int):
+        super().__init__()
+        self.samples, self.batch = samples, 3
+
+    def load(self):
+        pools = [(0, 20, "train"), (5000, 30, "held")]
+        train, held = (ArrayPool(images(first, n), ids=[f"{name}/{i}" for i in range(n)]) for first, n, name in pools)
+        return Source(train, held)
+
+
 def trainer(folder: Path, *callbacks, steps: int = 8, every: int = 2, **options) -> Trainer:
     """A quiet trainer that validates every few steps."""
     settings = {
@@ -116,11 +134,12 @@ def trainer(folder: Path, *callbacks, steps: int = 8, every: int = 2, **options)
     return Trainer(default_root_dir=folder, callbacks=list(callbacks), **(settings | options))
 
 
-def main(folder: str, world: str) -> None:
-    """Fit on some processes, seven samples, an onset at step 4."""
+def main(folder: str, world: str, kind: str) -> None:
+    """Fit on some processes, seven samples, an onset at step 4; two of them keep the training images in a folder."""
     strategy = {"devices": 2, "strategy": "ddp"} if world == "2" else {}
-    fit = trainer(Path(folder), KPECallback(), MemorizationCallback(), steps=6, **strategy)
-    fit.fit(Scripted(copy_at=4, broken=(5,)), datamodule=Data(samples=7))
+    kept = {"cache_bytes": 0, "folder": f"{folder}-kept"} if world == "2" and kind == "listed" else {}
+    fit = trainer(Path(folder), KPECallback(), MemorizationCallback(**kept), steps=6, **strategy)
+    fit.fit(Scripted(copy_at=4, broken=(5,)), datamodule=Listed(7) if kind == "listed" else Data(samples=7))
 
 
 if __name__ == "__main__":

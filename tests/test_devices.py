@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from kinetic.flow import empirical, stochastic
+from kinetic.flow import posterior, stochastic
 from kinetic.flow.field import Field
 from kinetic.flow.guidance import guided
 from kinetic.flow.integration import integrate
@@ -273,24 +273,28 @@ def test_the_ot_coupling_around_its_assignment(fake, monkeypatch) -> None:
     assert couplings.pair(x0, {"x": x1}, coupling="independent")["x"] is x1
 
 
-def test_the_closed_form_field_between_its_reads(monkeypatch) -> None:
-    none = torch.zeros((0, 2), dtype=torch.int64)
-    monkeypatch.setattr(empirical._Softmax, "_doubtful", lambda self, logits, top: none.to(logits.device))
-    monkeypatch.setattr(empirical._Softmax, "_raise_peak", lambda self, top: setattr(self, "peak", top))
-    monkeypatch.setattr(empirical._Softmax, "_margins", lambda self, norms: (self.t, self.t))
+@pytest.mark.parametrize("close", [False, True])
+def test_no_chunk_of_the_closed_form_field_waits(monkeypatch, close) -> None:
+    """Kills: a count of pairs, a look at the maximum or at the class of an image, between two chunks on a GPU."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         x, t = torch.empty(3, 4, device=CUDA), torch.empty(3, device=CUDA, dtype=torch.float64)
-        monkeypatch.setattr(empirical, "bool", lambda value: False, raising=False)
+        monkeypatch.setattr(posterior, "bool", lambda value: close, raising=False)  # read once, before the first chunk
+        mean = posterior.PosteriorMean(x, t, largest=1.0, total=6)
+        monkeypatch.undo()
+        images, norms = torch.empty(6, 4, device=CUDA), torch.empty(6, device=CUDA, dtype=torch.float64)
         with exact_products(CUDA):
-            mean = empirical._Softmax(x, t, torch.empty(6, device=CUDA))
-            mean.add(torch.empty(6, 4, device=CUDA), torch.empty(6, device=CUDA, dtype=torch.float64), None)
+            for outside in (None, torch.empty(3, 6, dtype=torch.bool, device=CUDA)):
+                mean.add(images, norms, outside)
+        assert (mean.close, mean.waits) == (close, False)
         assert mean.shift().device.type == "cuda"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_neighbour_search_between_its_reads(fake, flip) -> None:
+def test_no_chunk_of_the_neighbour_search_waits(fake, flip, dtype) -> None:
+    """Kills: a read of a device value, or a copy to the host, in the pass over references that lie on the GPU."""
     count, shape = 40, torch.Size([1, 2, 2])
-    images = torch.empty(count, *shape, device=CUDA)
+    images = torch.empty(count, *shape, device=CUDA, dtype=dtype)
     numbers = torch.zeros(count, dtype=torch.int64, device=CUDA)
     index = ReferenceIndex(
         source=ImageSet.of(images),
@@ -304,8 +308,10 @@ def test_the_neighbour_search_between_its_reads(fake, flip) -> None:
         largest=1.0,
         low=-1.0,
         high=1.0,
+        distinct=1,
+        duplicates=0,
     )
     queries = neighbors._matching(torch.empty(5, *shape), index)
     assert queries.device.type == "cuda"
-    scores, rows = neighbors._candidates(queries - index.center, index, 8, None, 1024)
+    scores, rows = neighbors._candidates(queries - index.center, index, 8, 7, 3)
     assert (scores.device.type, rows.device.type) == ("cuda", "cuda")

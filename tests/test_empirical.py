@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinetic.flow import empirical
 from kinetic.flow.empirical import LAST, EmpiricalVelocity
 from kinetic.flow.integration import METHODS, integrate
+from kinetic.flow.posterior import PosteriorMean
 from kinetic.flow.sampling import Sampler, draw
 from kinetic.flow.shaping import KTS
 
@@ -90,6 +92,29 @@ def test_each_row_has_its_own_time() -> None:
         assert_agrees(EmpiricalVelocity(images, chunk=chunk)(x, time), brute(images, x, time))
     scalar = EmpiricalVelocity(images)(x, torch.tensor(0.5))
     torch.testing.assert_close(scalar, EmpiricalVelocity(images)(x, torch.full((len(x),), 0.5)))
+
+
+@pytest.mark.parametrize("t", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("make", [independent, alike])
+def test_what_a_gpu_does_without_waiting_is_the_same_field(monkeypatch, make, t: float) -> None:
+    """Kills: a pair that is counted twice or not at all, a full set of slots that nobody notices."""
+    passes: list[bool | None] = []
+
+    def begun(*args, waits: bool = False, **options) -> PosteriorMean:
+        passes.append(waits)
+        return PosteriorMean(*args, waits=waits, **options)
+
+    monkeypatch.setattr(empirical, "PosteriorMean", begun)
+    images, time = make(90, 64), torch.full((12,), t)
+    x = states(images, t)
+    labels, wanted = torch.arange(90) % 3, torch.arange(12) % 4
+    allowed = (labels == wanted[:, None]) | (wanted == 3)[:, None]
+    for chunk in (1, 7, 90):
+        field = EmpiricalVelocity(images, labels, chunk=chunk)
+        assert_agrees(field(x, time, wanted), brute(images, x, time, allowed))
+        assert_agrees(field(x, time), brute(images, x, time))
+    assert (True in passes) == (make is alike and t > 0.5)  # more compete there than there are slots
+    assert False in passes
 
 
 def test_two_points_have_the_exact_posterior() -> None:

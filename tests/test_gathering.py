@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kinetic.callbacks import gathering
+from kinetic import ranks
 from kinetic.callbacks.collecting import Collector
-from kinetic.callbacks.gathering import Parcel, collect, gather, packed, unpacked
 from kinetic.flow.trajectory import Trajectory
+from kinetic.ranks import Parcel, collect, gather, gather_notes, packed, unpacked
 from kinetic.samples.table import SampleTable
 from tests.scripted import SHAPE, trajectory
 
@@ -55,10 +55,12 @@ def test_a_parcel_is_what_was_packed(rank):
 def test_collectives_are_told_the_device(monkeypatch):
     """Kills: tensors on the CPU for a backend that takes those of a GPU alone."""
     seen = []
-    monkeypatch.setattr(gathering.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(gathering.dist, "all_gather", lambda found, own: seen.extend([*found, own]))
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(ranks.dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(ranks.torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(ranks.dist, "all_gather", lambda found, own: seen.extend([*found, own]))
     with FakeTensorMode():
-        found = collect(torch.zeros(3), torch.device("cuda:0"))
+        found = collect(torch.zeros(3))
     assert [str(tensor.device) for tensor in seen] == ["cuda:0"] * 3
     assert [str(tensor.device) for tensor in found] == ["cpu"] * 2
 
@@ -95,6 +97,7 @@ def process(rank: int, store: str) -> None:
     dist.all_gather_object = dist.gather_object = refuse  # type: ignore[assignment]
     for number, found in enumerate(gather(parcel(rank))):
         assert_same(found, parcel(number))
+    assert gather_notes((rank, None, [0.5] * rank)) == [[0, None, []], [1, None, [0.5]]]
     for cases in (PARTS, UNLIKE, (([], 3), PARTS[1]), (PARTS[0], ([], 3))):
         mine, whole = collector([cases[rank]]), collector(list(cases))
         table, expected = mine.table(), SampleTable.join(whole.parts)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: the files of a floor import from floors below, and freely on their own without a circle.
 FLOORS = (
     ("kinetic.errors", "kinetic.trust", "kinetic.advice", "kinetic.units"),
-    ("kinetic.tensors", "kinetic.build", "kinetic.text"),
+    ("kinetic.tensors", "kinetic.build", "kinetic.text", "kinetic.ranks"),
     ("kinetic.images",),
     ("kinetic.store",),
     ("kinetic.nn", "kinetic.plots"),

@@ -60,11 +60,12 @@ def read(folder: Path) -> list[list[tuple[str, str]]]:
         return [sorted(row.items()) for row in csv.DictReader(file)]
 
 
-def test_two_processes_give_row_for_row_what_one_gives(tmp_path):
-    """Seven seeds on two ranks: one is drawn twice."""
+@pytest.mark.parametrize("kind", ["own", "listed"])
+def test_two_processes_give_row_for_row_what_one_gives(tmp_path, kind):
+    """Seven seeds on two ranks: one is drawn twice. Training images are in both processes, or in a file they share."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for world in ("1", "2"):
-        command = [sys.executable, "-m", "tests.scripted", str(tmp_path / world), world]
+        command = [sys.executable, "-m", "tests.scripted", str(tmp_path / world), world, kind]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = tmp_path / "1", tmp_path / "2"

@@ -14,6 +14,7 @@ from kinetic.data.loader import TrainLoader, ValLoader
 from kinetic.data.options import switch, whole
 from kinetic.data.pools import SUBSET, BatchOrder, Pool, Source, kept, to_float
 from kinetic.errors import KineticError
+from kinetic.ranks import bounds
 from kinetic.tensors import chunks, generator
 from kinetic.trust import OWN, Trust
 
@@ -175,11 +176,12 @@ class FlowDataModule(LightningDataModule):
     ) -> Iterator[Chunk]:
         """Yield the training images, each exactly once over all ranks, in a fixed order and a chunk at a time.
 
+        A rank's images follow one another, so that it opens no more files than hold them.
         An index is the image's row in `subset_ids`. With `flips` (by default where training flips) every chunk is
         followed by the same one mirrored, with the same indices and ids.
         """
         self.setup()
-        rows = torch.arange(rank, len(self._subset), world)
+        rows = torch.arange(*bounds(len(self._subset), rank, world))
         for x, part in self._exact(self._training, self._subset[rows], chunk):
             ids = [self.subset_ids[i] for i in rows[part].tolist()]
             yield x, rows[part], ids
@@ -192,7 +194,7 @@ class FlowDataModule(LightningDataModule):
         """Yield held-out images as `reference` does, never mirrored: a seeded choice of at most `limit`."""
         self.setup()
         chosen = self._rest[:limit].sort().values
-        rows = torch.arange(rank, len(chosen), world)
+        rows = torch.arange(*bounds(len(chosen), rank, world))
         for x, part in self._exact(self._held, chosen[rows], chunk):
             yield x, rows[part], [self._held.ids[i] for i in chosen[rows[part]].tolist()]
 

@@ -4,10 +4,12 @@ It knows what counts as a copy (the threshold), what real images would count as 
 belong to an image (its mirror image, where training flips), and what the images are called.
 """
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,15 +18,18 @@ from kinetic.data import FlowDataModule
 from kinetic.data.opening import open_data
 from kinetic.errors import KineticError
 from kinetic.images import ImageSet
-from kinetic.memorization.copies import THRESHOLD, measure, memorization, prepare
+from kinetic.memorization.copies import THRESHOLD, measure, prepare, summarize
+from kinetic.memorization.keeping import Keeping, precision_of, rounded
 from kinetic.memorization.views import View, check_space, is_local, space_of_data, view_of
 from kinetic.metrics.reference import ReferenceIndex
 from kinetic.models.autoencoder import Decode
+from kinetic.ranks import gather_rows, place, together
 from kinetic.store.runs import CONFIG
 from kinetic.store.settings import SavedConfig
 from kinetic.trust import STRANGER, Trust
 
 Range = tuple[float, float]
+T = TypeVar("T")
 MARGIN = 0.05  # of the reference's span: how far training images may reach beyond it
 FACTOR = 8.0  # how many times wider than theirs its span may be
 CACHE_BYTES = 2**30
@@ -41,6 +46,32 @@ class Null:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """How training images are kept: in which precision, and in a folder where they do not stay in memory."""
+
+    precision: str = "float32"
+    folder: Path | None = None
+
+
+class _Listed(Mapping[int, str]):
+    """Names in a list, by number."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def __getitem__(self, number: int) -> str:
+        if not 0 <= number < len(self.names):
+            raise KeyError(number)
+        return self.names[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self.names)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """The training images, indexed, and by which rule a sample is a copy of one.
 
@@ -53,7 +84,7 @@ class TrainingSet:
     """
 
     index: ReferenceIndex
-    names: dict[int, str]
+    names: Mapping[int, str]
     threshold: float = THRESHOLD
     null: Null | None = None
     view: View = View("pixels")  # noqa: RUF009 (frozen)
@@ -69,33 +100,48 @@ class TrainingSet:
         cache_bytes: int = CACHE_BYTES,
         seen: Range | None = None,
         view: View | None = None,
+        keep: Keep | None = None,
+        shared: bool = False,
     ) -> "TrainingSet":
         """Index what `data.reference()` yields, and compare at most `null_samples` of `data.held_out()` with it.
 
-        Images stay on `device` if they take no more than `cache_bytes`. `seen` is the range of images in training, and
-        `view` what they are compared as.
+        Images stay on `device` if they take no more than `cache_bytes`. `seen` is the range of images in training,
+        `view` what they are compared as, and `keep` says how they are kept. With `shared`, what all processes call
+        together, each one of them indexes and compares with its share of the images, if these can be shared out.
         Raises KineticError where there is no reference, fewer than two images, or images of another range.
         """
         if not callable(getattr(data, "reference", None)):
             raise KineticError("the trainer has no datamodule with a reference() to the training images")
         view = View(space_of_data(data)) if view is None else view
+        keep = Keep() if keep is None else keep
         flip = isinstance(data, FlowDataModule) and data.flip and view.compute is None
-        place = torch.device(device)
-        place = torch.device("cpu") if place.type == "mps" else place  # distances need float64
-        source = partial(data.reference, flips=False) if flip else data.reference
-        images = ImageSet.of(view.source(source), "the reference").kept(place, cache_bytes)
-        index = prepare(ReferenceIndex.build(images, flip=flip, device=place))
-        _check_range(seen if view.compute is None else None, (index.low, index.high))
-        null = _null_of(data, index, view, limit=null_samples, threshold=threshold)
-        return cls(index, images.names, threshold, null, view)
+        shared = shared and isinstance(data, FlowDataModule) and data.num_training >= place()[1] > 1
+        spot = torch.device(device)
+        spot = torch.device("cpu") if spot.type == "mps" else spot  # distances need float64
+        images = _images_of(data, view, keep, flip=flip, shared=shared).kept(spot, cache_bytes)
+        index = prepare(ReferenceIndex.build(images, flip=flip, device=spot, shared=shared))
+        _everywhere(shared, lambda: _check_range(seen if view.compute is None else None, (index.low, index.high)))
+        names = _Listed(data.subset_ids) if isinstance(data, FlowDataModule) else images.names
+        made = cls(index, names, threshold, None, view)
+        return replace(made, null=_null_of(data, made, limit=null_samples))
 
     def measure(self, samples: Tensor, seeds: Tensor) -> Tensor:
-        """Compare samples [B, ...] with the images: rows [B, 7] float64 of `copies.COLUMNS`, on the CPU."""
-        return measure(self.view(samples), self.index, seeds, threshold=self.threshold).cpu()
+        """Compare samples [B, ...] with the images: rows [B, 7] float64 of `copies.COLUMNS`, on the CPU.
+
+        With a shared index all processes call this, each with samples of its own, or none.
+        """
+        none = torch.empty(0, *self.index.shape, device=samples.device)
+        viewed = _everywhere(self.index.shared, lambda: self.view(samples) if len(samples) else none)
+        return measure(viewed, self.index, seeds, threshold=self.threshold).cpu()
 
     def name(self, number: int) -> str:
         """Name of a training image: as the data module calls it, else its number; empty for none (-1)."""
         return self.names.get(number, str(number)) if number >= 0 else ""
+
+    def shown(self, samples: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples [n, ...] in this view, and `beside` them; with a shared index all processes ask for the same."""
+        own = _everywhere(self.index.shared, lambda: self.view(samples))
+        return own, self.beside(own, numbers)
 
     def beside(self, samples: Tensor, numbers: Tensor) -> Tensor:
         """Fetch training images by number [n] -> [n, ...], mirrored where that is nearer to the samples [n, ...].
@@ -150,16 +196,58 @@ def open_training_set(
     )
 
 
-def _null_of(data: Any, index: ReferenceIndex, view: View, *, limit: int | None, threshold: float) -> Null | None:
+def _everywhere(shared: bool, call: Callable[[], T]) -> T:
+    return together(call) if shared else call()
+
+
+def _images_of(data: Any, view: View, keep: Keep, *, flip: bool, shared: bool) -> ImageSet:
+    """The training images of a data module as the view has them, or this process's share of them."""
+    dtype = precision_of(keep.precision)
+    options: dict[str, Any] = {"flips": False} if flip else {}
+    if shared:
+        options |= dict(zip(("rank", "world"), place(), strict=True))
+    source = view.source(partial(data.reference, **options))
+    plain = ImageSet.of(source, "the reference")
+    if dtype == torch.float32 and keep.folder is None:
+        return plain
+
+    def passed() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from ((rounded(torch.as_tensor(images), ids, dtype), ids) for images, ids in plain.parts())
+
+    if keep.folder is None:
+        made = ImageSet.of(passed, "the reference")
+        made.names = plain.names
+        return made
+    if not isinstance(data, FlowDataModule):
+        raise KineticError(f"only a data module of kinetic can have its reference kept in {keep.folder}")
+    data.setup()
+    views = 2 if data.flip and not flip else 1
+    about = {
+        "data": data.name,
+        "space": view.space,
+        "latents": None if data.latents is None else data.latents.to_dict(),
+        "images": hashlib.sha256("\n".join(data.subset_ids).encode()).hexdigest(),
+    }
+    keeping = Keeping(keep.folder, about, total=data.num_training, dtype=dtype, shared=shared, views=views)
+    return keeping.images(passed)
+
+
+def _null_of(data: Any, training: TrainingSet, *, limit: int | None) -> Null | None:
     """Compare the images of `data.held_out(limit)` with the training images; None where there are none."""
     if limit == 0 or not callable(getattr(data, "held_out", None)):
         return None
+    index, view, shared = training.index, training.view, training.index.shared
+    share = dict(zip(("rank", "world"), place(), strict=True)) if shared else {}
     # Whole, as a streamed reference is read at each comparison.
-    images = ImageSet.of(view.source(partial(data.held_out, limit)), "the held-out set").whole()
-    if not len(images):
-        return None
-    result = memorization(images, index, threshold=threshold)
-    return Null(result.f_mem, result.high, result.total)
+    source = view.source(partial(data.held_out, limit, **share))
+    images = _everywhere(shared, lambda: ImageSet.of(source, "the held-out set").whole())
+    images = images if len(images) else torch.empty(0, *index.shape)
+    numbers = torch.arange(len(images))
+    if shared:
+        numbers = numbers + sum(map(len, gather_rows(numbers)[: place()[0]]))
+    rows = measure(images, index, numbers, threshold=training.threshold).cpu()
+    result = summarize(torch.cat(gather_rows(rows)) if shared else rows)
+    return Null(result.f_mem, result.high, result.total) if result.total else None
 
 
 def _check_range(seen: Range | None, have: Range) -> None:

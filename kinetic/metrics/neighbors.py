@@ -1,9 +1,12 @@
 """Exact nearest training images of many queries, in bounded memory.
 
-Two passes over the reference. Float32 matrix products rank all images and keep a few candidates per query; the
-distances of the candidates are then recomputed from differences, which stays right where ‖q‖² + ‖r‖² - 2 q·r cancels,
-that is for copies. A bound on the rounding error of the products decides for each query whether an image outside the
-candidates could be nearer; where it could, the query is searched again with eight times as many.
+One pass over the reference: float32 matrix products rank all images and keep a few candidates per query. These alone
+are read again, and their distances recomputed in float64 from differences, which stays right where ‖q‖² + ‖r‖² - 2 q·r
+cancels, that is for copies. A bound on the rounding error of the products decides for each query whether an image
+outside the candidates could be nearer; where it could, the query is searched again with eight times as many.
+
+Images in float16 or bfloat16 are turned to float32, a piece that fits a cache at a time, and never rounded. What is
+spread over processes is searched by all of them for the queries of all, and the nearest of each are merged.
 """
 
 import math
@@ -15,12 +18,14 @@ from torch import Tensor
 from kinetic.errors import KineticError
 from kinetic.images import ImageSource
 from kinetic.metrics.reference import ReferenceIndex, mirror, wide
-from kinetic.tensors import chunks, exact_products
+from kinetic.ranks import gather_rows, place, together
+from kinetic.tensors import Scratch, chunks, exact_products
 
 __all__ = ["NeighborResult", "ReferenceIndex", "nearest"]
 
 _STRIDE = 32  # columns that share one minimum when candidates are picked
 _CACHE = 4 * 2**20  # bytes of a temporary that is passed over several times
+_WIDENED = 2**24  # bytes of a piece of the reference in float32, where it is kept in half precision
 _LARGEST = 1e15  # values beyond it are as good as not finite, their squares overflow
 _PAIRS = 2**22  # candidates held at a time
 _RESOLUTION = 1e-6  # relative difference of squared distances below which two images count as equally near
@@ -47,7 +52,8 @@ def nearest(
     """Find the `k` nearest distinct reference images of `queries` [N, ...], exactly, by Euclidean distance in pixels.
 
     `candidates`, `chunk` (reference rows per product) and `block` (queries per product) change speed and memory, not
-    the result. `flip` is for a reference that is not an index yet.
+    the result; of images that are equally near, to 1e-6 of the squared distance, any may be found. `flip` is for a
+    reference that is not an index yet. With a shared index all processes call this, each with queries of its own.
     """
     if not isinstance(reference, ReferenceIndex):
         reference = ReferenceIndex.build(reference, flip=flip, device=queries.device)
@@ -55,30 +61,56 @@ def nearest(
         raise KineticError("flip=True with an index built without flips; build it with ReferenceIndex.build(flip=True)")
     if not 1 <= k <= reference.distinct:
         raise KineticError(f"k={k} nearest images need 1 <= k <= {reference.distinct}, the distinct reference images")
-    flat = _matching(queries, reference)
-    distances = torch.full((len(flat), k), math.nan, dtype=torch.float64, device=reference.device)
-    indices = torch.full((len(flat), k), -1, device=reference.device)
+    index, count = reference, max(candidates, k)
+    if not index.shared:
+        distances, indices, _ = _nearest(_matching(queries, index), index, k, count, chunk, block)
+        return NeighborResult(distances.to(queries.device), indices.to(queries.device))
+    asked = gather_rows(together(lambda: _matching(queries, index)))
+    found = together(lambda: _nearest(torch.cat(asked), index, k, count, chunk, block))
+    mine = asked[: place()[0]]
+    distances, indices = _merged(*found, k=k)
+    rows = slice(sum(map(len, mine)), sum(map(len, mine)) + len(queries))
+    return NeighborResult(distances[rows].to(queries.device), indices[rows].to(queries.device))
+
+
+def _nearest(
+    flat: Tensor, index: ReferenceIndex, k: int, count: int, chunk: int | None, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Search for flat queries [Q, D] among the rows that are here: distances, ids and groups [Q, k]."""
+    distances = torch.full((len(flat), k), math.nan, dtype=torch.float64, device=index.device)
+    indices = torch.full((len(flat), k), -1, device=index.device)
+    groups = torch.full((len(flat), k), -1, device=index.device)
     pending = (torch.linalg.vector_norm(flat, math.inf, dim=1) < _LARGEST).nonzero().flatten()
-    count = max(candidates, k)
-    with torch.no_grad(), exact_products(reference.device):
+    with torch.no_grad(), exact_products(index.device):
         while len(pending):
-            count = min(count, len(reference.ids))
+            count = min(count, len(index.ids))
             failed = []
             for rows in pending.split(max(1, _PAIRS // count)):
-                found, ids, proven = _search(flat[rows], reference, k, count, chunk, block)
-                distances[rows], indices[rows] = found, ids
+                found, places, proven = _search(flat[rows], index, k, count, chunk, block)
+                distances[rows], indices[rows], groups[rows] = found, index.ids[places], index.groups[places]
                 failed.append(rows[~proven])
             pending, count = torch.cat(failed), count * 8
-    return NeighborResult(distances.to(queries.device), indices.to(queries.device))
+    return distances, indices, groups
+
+
+def _merged(distances: Tensor, indices: Tensor, groups: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
+    """Merge what the processes found for the same queries [Q, k]: the nearest of different groups."""
+    near, ids, kinds = (
+        torch.cat(gather_rows(x[None].contiguous())).movedim(0, 1).flatten(1) for x in (distances, indices, groups)
+    )
+    spot = _smallest_groups(near, kinds, k)[1]
+    return near.gather(1, spot), ids.gather(1, spot)
 
 
 def _search(
     flat: Tensor, index: ReferenceIndex, k: int, count: int, chunk: int | None, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Search among `count` candidates a view: distances [Q, k], ids [Q, k], and whether a row is proven right [Q]."""
+    """Search among `count` candidates a view: distances and rows [Q, k], and whether a query is proven right [Q]."""
     views = torch.stack([flat, mirror(flat, index.shape)], 1).flatten(0, 1) if index.flip else flat
     centred = (views - index.center).float()
     scores, rows = _candidates(centred, index, count, chunk, block)
+    rows, order = rows.sort(1)  # of images at one distance the first is found, whatever the chunks
+    scores = scores.gather(1, order)
     # With s = ½‖r - c‖² - (q - c)·r the squared distance is 2 s + ‖q‖² - ‖c‖².
     offset = _squares(views) - _squares(index.center[None])
     error = 2 * _rounding(centred, index)
@@ -86,14 +118,14 @@ def _search(
     error = error.view(len(flat), -1).amax(1)
     groups = index.groups[rows].view(len(flat), -1)
     bar = _smallest_groups(approx, groups, k)[0][:, -1] + 2 * error
-    exact = _recompute(views, index, rows, (approx <= bar[:, None]).view_as(rows) & scores.isfinite(), chunk)
+    exact = _recompute(views, index, rows, (approx <= bar[:, None]).view_as(rows) & scores.isfinite())
     squared, where = _smallest_groups(exact.view_as(groups), groups, k)
     if count >= len(index.ids):
         proven = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     else:  # every image that is no candidate scores at least as high as the worst candidate
         outside = (2 * scores.double().amax(1) + offset).view(len(flat), -1).amin(1) - error
         proven = squared[:, -1] * (1 - _RESOLUTION) <= outside
-    return squared.sqrt(), index.ids[rows.view_as(groups).gather(1, where)], proven
+    return squared.sqrt(), rows.view_as(groups).gather(1, where), proven
 
 
 def _candidates(
@@ -102,15 +134,15 @@ def _candidates(
     """Pick the `count` lowest scores ½‖r - c‖² - (q - c)·r of each query [Q, D]: scores and rows [Q, count]."""
     best = torch.full((len(centred), count), math.inf, device=centred.device)
     rows = torch.zeros(len(centred), count, dtype=torch.int64, device=centred.device)
-    scratch = torch.empty(0, device=centred.device)
+    products, widened = Scratch(centred.device), Scratch(centred.device)
     for start, reference in index.blocks(chunk):
-        columns, norms = reference.float().T, index.half_norms[start : start + len(reference)]
+        norms = index.half_norms[start : start + len(reference)]
+        step = len(reference) if reference.dtype == torch.float32 else max(1, _WIDENED // (4 * reference.shape[1]))
         for part in chunks(len(centred), block):
-            size = (part.stop - part.start, len(reference))
-            if scratch.numel() < math.prod(size):
-                scratch = torch.empty(math.prod(size), device=centred.device)
-            scores = scratch[: math.prod(size)].view(size)
-            torch.addmm(norms, centred[part], columns, alpha=-1, out=scores)
+            scores = products.empty((part.stop - part.start, len(reference)))
+            for piece in chunks(len(reference), step):
+                columns = widened.single(reference[piece]).T
+                torch.addmm(norms[piece], centred[part], columns, alpha=-1, out=scores[:, piece])
             low, column = _lowest(scores, min(count, len(reference)))
             merged, place = torch.cat([best[part], low], 1).topk(count, largest=False, sorted=False)
             best[part], rows[part] = merged, torch.cat([rows[part], column + start], 1).gather(1, place)
@@ -148,17 +180,14 @@ def _rounding(centred: Tensor, index: ReferenceIndex) -> Tensor:
     return unit * (torch.linalg.vector_norm(centred, dim=1).double() * index.largest + float(finite.max()))
 
 
-def _recompute(views: Tensor, index: ReferenceIndex, rows: Tensor, active: Tensor, chunk: int | None) -> Tensor:
+def _recompute(views: Tensor, index: ReferenceIndex, rows: Tensor, active: Tensor) -> Tensor:
     """Squared distances [Q, count] float64 from differences, infinite where not `active`."""
     squared = torch.full(rows.shape, math.inf, dtype=torch.float64, device=rows.device)
-    pairs = max(1, _CACHE // (4 * views.shape[1]))
-    for start, reference in index.blocks(chunk):
-        here = active & (rows >= start) & (rows < start + len(reference))
-        query, slot = here.nonzero(as_tuple=True)
-        for part in chunks(len(query), pairs):
-            row = rows[query[part], slot[part]] - start
-            difference = wide(reference[row]) - views[query[part]]
-            squared[query[part], slot[part]] = difference.square_().sum(1).double()
+    query, slot = active.nonzero(as_tuple=True)
+    pairs = max(1, _CACHE // (8 * views.shape[1]))
+    for spot, images in index.source.gathered(rows[query, slot], pairs, device=index.device):
+        difference = images.double().sub_(views[query[spot]])
+        squared[query[spot], slot[spot]] = difference.square_().sum(1)
     return squared
 
 
