@@ -155,12 +155,12 @@ def test_finished_folder_is_extended_and_not_drawn_again(at, monkeypatch, capsys
 def test_folder_of_other_samples_is_refused_then_overwritten(at, capsys):
     at("plain")
     sample(["--num", "2", "--out", "out", *QUICK])
-    before = Path("out/samples.npz").read_bytes()
+    before, energies = Path("out/samples.npz").read_bytes(), Path("out/energies.csv").read_bytes()
     said = refused(capsys, "--num", "2", "--out", "out", "--kts", "landing", *QUICK)
     assert "beta 0.0, now 0.02" in said
     assert Path("out/samples.npz").read_bytes() == before
     sample(["--num", "2", "--out", "out", "--kts", "landing", "--overwrite", *QUICK])
-    assert Path("out/samples.npz").read_bytes() != before
+    assert Path("out/energies.csv").read_bytes() != energies
 
 
 def test_sample_that_is_not_finite_is_named_and_harms_no_other(at, monkeypatch, capsys):

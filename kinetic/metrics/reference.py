@@ -145,7 +145,7 @@ def _index(survey: _Survey, source: ImageSet, *, flip: bool, device: torch.devic
         lengths = gather_notes((own, survey.low, survey.high))
         first = sum(length for length, _, _ in lengths[: place()[0]])
         ranges = [(low, high) for _, low, high in lengths]
-        keys = torch.cat(gather_rows(torch.from_numpy(keys.view(np.int64)))).numpy().view(np.uint64)
+        keys = torch.cat(gather_rows(torch.tensor(keys.view(np.int64)))).numpy().view(np.uint64)
         ids = torch.cat(gather_rows(ids))
     groups, repeated = _group(ids.numpy(), keys)
     mine = slice(first, first + own)

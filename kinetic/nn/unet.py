@@ -88,7 +88,9 @@ class UNet(nn.Module):
         self.output_blocks = nn.ModuleList(parts.decoder(levels, num_res_blocks, skips))
         last = nn.Conv2d(levels[0][1], out_channels or in_channels, 3, padding=1)
         self.out = nn.Sequential(group_norm(levels[0][1]), nn.SiLU(), zeroed(last))
-        self.to(memory_format=self.layout)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=self.layout)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the velocity at state `x` [B, C, S, S] and times `t` [B], for `labels` [B] where there are classes."""
