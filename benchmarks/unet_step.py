@@ -2,8 +2,10 @@
 
     uv run --group bench benchmarks/unet_step.py [--device cuda] [--bf16] [--compile] [--model sit-b2]
 
-Steps of the two networks alternate in one process, with the same weights, batch and optimizer; the figure is the
-median over the pairs of ours divided by theirs, so that a machine that is busy for a while is busy for both.
+Steps of the two networks alternate in one process, with the same weights and batch; each takes the optimiser as its
+own training makes it: Adam, ours in one kernel. The figure is the median over the pairs of ours divided by theirs, so
+that a machine that is busy for a while is busy for both. The floor is that of the convolutions and products alone, at
+the rate of a product of square matrices in float32, measured in the same process.
 """
 
 import argparse
@@ -19,8 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kinetic.nn import DiT, UNet
+from kinetic.training.optimizers import make_optimizer
 
 Step = Callable[[], None]
 
@@ -49,16 +53,21 @@ def torchcfm_unet(**options: Any) -> nn.Module:
     )
 
 
-def training_step(net: nn.Module, call: Callable[[], Tensor], target: Tensor, bf16: bool) -> Step:
-    """Return a function that runs forward, backward, clipping and Adam once, and waits for the device."""
-    optimizer = torch.optim.Adam(net.parameters(), 2e-4)
+def training_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    call: Callable[[], Tensor],
+    target: Tensor,
+    how: argparse.Namespace,
+) -> Step:
+    """Return a function that runs forward, backward, clipping and the optimiser once, and waits for the device."""
 
     def step() -> None:
-        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16):
-            out = call()
-        loss = (out.float() - target).square().mean()
         optimizer.zero_grad()
-        loss.backward()
+        for _ in range(how.accumulate):
+            with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=how.bf16):
+                out = call()
+            ((out.float() - target).square().mean() / how.accumulate).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         if target.device.type == "cuda":
@@ -87,7 +96,9 @@ def steps(args: argparse.Namespace) -> dict[str, Step]:
         if args.compile:
             net.compile()
         call = partial(net, x, t, labels) if name == "ours" else partial(net, t, x)
-        made[name] = training_step(net, call, target, args.bf16)
+        ours_made, _ = make_optimizer(net.parameters())
+        optimizer = ours_made if name == "ours" else torch.optim.Adam(net.parameters(), 2e-4)
+        made[name] = training_step(net, optimizer, call, target, args)
     return made
 
 
@@ -103,6 +114,25 @@ def measure(made: dict[str, Step], warmup: int, rounds: int) -> dict[str, list[f
     return times
 
 
+def operations(args: argparse.Namespace) -> int:
+    """Floating-point operations of one batch, forward and backward."""
+    net = UNet(dropout=0.1) if args.model == "unet" else DiT(size="B", patch_size=2, num_classes=1000)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(args.batch, *net.sample_shape), torch.zeros(args.batch)).sum().backward()
+    return counter.get_total_flops()
+
+
+def products(size: int = 2048, times: int = 8) -> float:
+    """Operations a second of a product of square matrices: the best of a few."""
+    a = torch.randn(size, size)
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
 def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,7 +140,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="run the networks under bf16 autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accumulate", type=int, default=1, help="batches a step")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)
     args = parser.parse_args()
@@ -118,15 +149,18 @@ def main() -> None:
     precision = "bf16 autocast" if args.bf16 else "fp32"
     compiled = "compiled" if args.compile else "eager"
     print(
-        f"{args.model}, batch {args.batch}, {args.device}, {precision}, {compiled}, torch {torch.__version__}, "
+        f"{args.model}, batch {args.batch} x {args.accumulate}, {args.device}, {precision}, {compiled}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads; {args.rounds} interleaved steps after {args.warmup} of warm-up"
     )
     for name, seconds in times.items():
         middle = statistics.median(seconds)
-        print(f"{name:>7}: median {1e3 * middle:9.2f} ms a step, {args.batch / middle:8.1f} images/s")
+        print(f"{name:>7}: median {1e3 * middle:9.2f} ms a step, {args.batch * args.accumulate / middle:8.1f} images/s")
     if "theirs" in times:
         ratios = sorted(a / b for a, b in zip(times["ours"], times["theirs"], strict=True))
         low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+        if args.device == "cpu":
+            floor = args.accumulate * operations(args) / products()
+            print(f"  floor: {1e3 * floor:9.2f} ms a step for the convolutions and products, in float32")
         print(f"  ratio: median {statistics.median(ratios):.3f} (quartiles {low:.3f} to {high:.3f}), ours / theirs")
 
 
