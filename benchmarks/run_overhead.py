@@ -1,6 +1,6 @@
 """Share of the default run's wall time that its loggers, monitors and validations take.
 
-    uv run benchmarks/run_overhead.py [--steps 3000]
+    uv run benchmarks/run_overhead.py [--steps 1600]
 
 One run of configs/digits.yaml under Lightning's profiler. Everything that is not the training step itself is counted:
 callbacks, loggers, the validation loop with its samples.
@@ -47,7 +47,7 @@ def _counts(name: str) -> bool:
 def main() -> None:
     """Run and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     steps, profiler, logging = parser.parse_args().steps, Shares(), {"seconds": 0.0}
     options = ("--trainer.max_steps", str(steps))
     wall, size = profiled("digits", *options, profiler=profiler, prepare=lambda t: _time_loggers(t, logging))

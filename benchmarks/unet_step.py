@@ -149,8 +149,8 @@ def main() -> None:
     precision = "bf16 autocast" if args.bf16 else "fp32"
     compiled = "compiled" if args.compile else "eager"
     print(
-        f"{args.model}, batch {args.batch} x {args.accumulate}, {args.device}, {precision}, {compiled}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads; {args.rounds} interleaved steps after {args.warmup} of warm-up"
+        f"{args.model}, batch {args.batch} x {args.accumulate}, {args.device}, {precision}, {compiled}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {args.rounds} interleaved steps after {args.warmup} of warm-up"
     )
     for name, seconds in times.items():
         middle = statistics.median(seconds)

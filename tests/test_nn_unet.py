@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetic.nn import UNet
-from kinetic.nn.blocks import AttentionBlock, ResBlock
+from kinetic.nn.blocks import AttentionBlock, ResBlock, group_norm
 
 PLAIN: dict[str, Any] = {"attention_resolutions": (), "num_head_channels": 32}
 
@@ -226,3 +226,20 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         ValueError, match=r"the network takes \[B, 3, 32, 32\]; set in_channels and image_size to match"
     ):
         net(torch.zeros(shape), torch.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_in_bfloat16_is_that_of_float32_rounded_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = group_norm(48).to(dtype)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = (torch.randn(3, 48, 6, 6) * 5 + 2).to(dtype).contiguous(memory_format=torch.channels_last)
+    groups = x.double().view(3, norm.num_groups, -1)
+    unit = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, keepdim=True, correction=0) + norm.eps).sqrt()
+    weight, bias = (p.double().view(1, -1, 1, 1) for p in (norm.weight, norm.bias))
+    exact = unit.view(x.shape) * weight + bias
+    y = norm(x)
+    assert y.dtype == dtype
+    tolerance = 2**-8 if dtype == torch.bfloat16 else 2e-6  # half a unit in the last place of bfloat16
+    assert ((y.double() - exact).abs() <= tolerance * exact.abs() + 2e-6).all()

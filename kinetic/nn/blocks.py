@@ -12,9 +12,19 @@ from kinetic.nn.dropout import Dropout
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group norm, which a CPU computes in float32 for bfloat16: torch's own takes twice as long on channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, ...] to the same shape and type."""
+        if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+            return super().forward(x)
+        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """Group norm over 32 groups, or over as many as divide both 32 and `channels`."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    return GroupNorm(math.gcd(32, channels), channels)
 
 
 def zeroed(layer: Layer) -> Layer:
