@@ -150,7 +150,8 @@ def main() -> None:
     compiled = "compiled" if args.compile else "eager"
     print(
         f"{args.model}, batch {args.batch} x {args.accumulate}, {args.device}, {precision}, {compiled}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {args.rounds} interleaved steps after {args.warmup} of warm-up"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {args.rounds} interleaved steps after "
+        f"{args.warmup} of warm-up"
     )
     for name, seconds in times.items():
         middle = statistics.median(seconds)

@@ -235,7 +235,7 @@ def test_group_norm_in_bfloat16_is_that_of_float32_rounded_once(dtype: torch.dty
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     x = (torch.randn(3, 48, 6, 6) * 5 + 2).to(dtype).contiguous(memory_format=torch.channels_last)
-    groups = x.double().view(3, norm.num_groups, -1)
+    groups = x.double().reshape(3, norm.num_groups, -1)
     unit = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, keepdim=True, correction=0) + norm.eps).sqrt()
     weight, bias = (p.double().view(1, -1, 1, 1) for p in (norm.weight, norm.bias))
     exact = unit.view(x.shape) * weight + bias
