@@ -200,7 +200,7 @@ def memorization_curve(
         _banded(top, f_mem, VERMILION, "F_mem", "95 % interval")
         top.set_ylabel("copies among samples")
         top.set_ylim(-0.03 * top.get_ylim()[1], None)
-        top.legend(loc="lower right")
+        top.legend(loc="upper left")
     else:
         notice(top, "no memorization measured")
     if energies is not None:
