@@ -1,4 +1,4 @@
-"""One training step of a network: the CIFAR-10 UNet against torchcfm's own, or SiT-B/2 alone.
+"""One training step of a network: the CIFAR-10 UNet against torchcfm's own, or SiT-B/2 against SiT of timm's parts.
 
     uv run --group bench benchmarks/unet_step.py [--device cuda] [--bf16] [--compile] [--model sit-b2]
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plain_sit import PlainSiT
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -86,7 +87,8 @@ def steps(args: argparse.Namespace) -> dict[str, Step]:
         nets["theirs"].load_state_dict(ours.state_dict())
     else:
         ours = DiT(size="B", patch_size=2, num_classes=1000, learn_sigma=True)
-        nets = {"ours": ours}
+        nets = {"ours": ours, "theirs": PlainSiT()}
+        nets["theirs"].load_state_dict(ours.state_dict())
     x = torch.randn(args.batch, *ours.sample_shape, device=args.device)
     t, target = torch.rand(args.batch, device=args.device), torch.randn_like(x)
     labels = None if ours.num_classes is None else torch.arange(args.batch, device=args.device) % 1000
@@ -95,7 +97,7 @@ def steps(args: argparse.Namespace) -> dict[str, Step]:
         net.to(args.device).train()
         if args.compile:
             net.compile()
-        call = partial(net, x, t, labels) if name == "ours" else partial(net, t, x)
+        call = partial(net, t, x) if name == "theirs" and labels is None else partial(net, x, t, labels)
         ours_made, _ = make_optimizer(net.parameters())
         optimizer = ours_made if name == "ours" else torch.optim.Adam(net.parameters(), 2e-4)
         made[name] = training_step(net, optimizer, call, target, args)
@@ -116,7 +118,7 @@ def measure(made: dict[str, Step], warmup: int, rounds: int) -> dict[str, list[f
 
 def operations(args: argparse.Namespace) -> int:
     """Floating-point operations of one batch, forward and backward."""
-    net = UNet(dropout=0.1) if args.model == "unet" else DiT(size="B", patch_size=2, num_classes=1000)
+    net: UNet | DiT = UNet(dropout=0.1) if args.model == "unet" else DiT(size="B", patch_size=2, num_classes=1000)
     with FlopCounterMode(display=False) as counter:
         net(torch.zeros(args.batch, *net.sample_shape), torch.zeros(args.batch)).sum().backward()
     return counter.get_total_flops()
