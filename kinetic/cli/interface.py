@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("interface.json")
-PARSERS = ("lightning", "jsonargparse")  # packages that decide what a command takes
+PARSERS = ("torch", "lightning", "jsonargparse")  # packages that decide what a command takes and which classes it lists
 ADVICE = {"train": "--print_config shows the options that there are"}
 
 
