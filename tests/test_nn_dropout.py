@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kinetic.nn.dropout import LEVELS, Dropout
 
@@ -48,3 +49,11 @@ def test_drops_all_at_one_and_nothing_in_evaluation() -> None:
     x = torch.ones(3, 7)
     assert torch.equal(Dropout(1.0)(x), torch.zeros(3, 7))
     assert torch.equal(Dropout(0.9).eval()(x), x)
+
+
+def test_a_network_that_trains_with_it_compiles_to_one_graph() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), Dropout(0.5, inplace=True))
+    net.compile(backend="aot_eager", fullgraph=True)
+    y = net(torch.ones(4, 8))
+    y.sum().backward()
+    assert (y == 0).any()

@@ -11,13 +11,14 @@ class Dropout(nn.Dropout):
     """Zero each element with probability `p` while training, and divide the others by the probability of staying.
 
     On a CPU torch draws one random number an element, one after the other; here four elements share one of 64 bits, so
-    that `p` is taken to the nearest 1/65536, by which the others are then scaled: the expectation is exact. Elsewhere
-    it is torch's own. The mask is a function of torch's generator, and has the memory format of the input.
+    that `p` is taken to the nearest 1/65536, by which the others are then scaled: the expectation is exact. Elsewhere,
+    and in a compiled graph, it is torch's own. The mask is a function of torch's generator, and has the memory format
+    of the input.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [...] to the same shape; with `inplace` it is overwritten."""
-        if not self.training or self.p == 0 or x.device.type != "cpu":
+        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p, self.training, self.inplace)
         dropped = round(self.p * LEVELS)
         if dropped == LEVELS:
