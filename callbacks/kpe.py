@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from kinetic.errors import KineticError
-from kinetic.ranks import Parcel, gather
+from kinetic.ranks import gather_notes
 from kinetic.samples.pictures import as_shown
 from kinetic.samples.summary import summary
 from kinetic.samples.table import NO_LABEL, SampleTable
@@ -122,8 +122,7 @@ class KPECallback(Monitor):
         Latents are decoded where their autoencoder is at hand.
         """
         energy = np.where(table.finite, table.columns["energy"], np.nan)
-        parcels = gather(Parcel(collector_of(trainer).holds_points))
-        middle = MOST_POINTS if any(parcel.note for parcel in parcels) else self.between
+        middle = MOST_POINTS if any(gather_notes(collector_of(trainer).holds_points)) else self.between
         rows = by_energy(energy, extremes=self.lowest_highest, middle=middle)
         if not len(rows):
             return {}

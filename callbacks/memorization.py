@@ -14,7 +14,7 @@ from kinetic.memorization.keeping import precision_of
 from kinetic.memorization.onset import BEFORE, History, Validation, onset_line
 from kinetic.memorization.training_set import Keep, Null, Range, TrainingSet
 from kinetic.memorization.views import View, check_space, space_of_data, view_of
-from kinetic.ranks import Parcel, gather
+from kinetic.ranks import gather_notes, gather_rows
 from kinetic.samples.copying import signals_of, with_copies
 from kinetic.samples.pictures import as_shown
 from kinetic.samples.table import SampleTable
@@ -201,8 +201,7 @@ class MemorizationCallback(Monitor):
 
     def _give_up(self, trainer: Trainer, trouble: str | None) -> bool:
         """Go on without memorisation if any process has trouble."""
-        parcels = gather(Parcel(trouble))
-        troubles = [parcel.note for parcel in parcels if parcel.note]
+        troubles = [theirs for theirs in gather_notes(trouble) if theirs]
         if troubles:
             self._off, self._training = True, None
             say(trainer, f"memorization is not measured: {troubles[0]}; training and energies go on")
@@ -220,8 +219,7 @@ class MemorizationCallback(Monitor):
             trouble = reason(error)
         if self._give_up(trainer, trouble):
             return None
-        parcels = gather(Parcel(tensors={"rows": rows}))
-        return torch.cat([parcel.tensors["rows"] for parcel in parcels])
+        return torch.cat(gather_rows(rows))
 
     def _record(self, trainer: Trainer, training: TrainingSet, result: MemorizationResult, table: SampleTable) -> None:
         """Write files and pictures, and note whether this is the onset."""

@@ -11,7 +11,7 @@ from kinetic.metrics.features import Extractor, features
 from kinetic.metrics.manifolds import overlap
 from kinetic.metrics.moments import frechet_distance, moments
 from kinetic.metrics.real import LEAST, RealFeatures, check_features
-from kinetic.ranks import Parcel, gather
+from kinetic.ranks import gather_notes
 from kinetic.samples.references import HELD_OUT, extractor_of, reference_of
 
 from .collecting import Monitor, collector_of, validation_table
@@ -58,7 +58,7 @@ class QualityCallback(Monitor):
                 numbers = self._measure(trainer, pl_module, samples)
             except Exception as error:
                 trouble = reason(error)
-        numbers, trouble = gather(Parcel((numbers, trouble)))[0].note
+        numbers, trouble = gather_notes((numbers, trouble))[0]
         if trouble is not None:
             self._off = True
             say(trainer, f"quality is not measured: {trouble}; training and energies go on")

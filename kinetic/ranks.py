@@ -108,8 +108,13 @@ def reduce_(x: Tensor, how: str = "sum") -> Tensor:
     return x.copy_(shared)
 
 
-def together(call: Callable[[], T]) -> T:
-    """Do something in every process: where it fails in one it fails in all, so that none waits for it for ever."""
+def together(call: Callable[[], T], *, shared: bool = True) -> T:
+    """Do something in every process: where it fails in one it fails in all, so that none waits for it for ever.
+
+    What is not `shared` is done by this process alone.
+    """
+    if not shared:
+        return call()
     result, error = None, None
     try:
         result = call()

@@ -11,6 +11,7 @@ from kinetic.cli import interface, main
 UNKNOWN = (
     ["train", "--foo", "3"],
     ["train", "--trainer.max_step", "3"],
+    ["train", "--resum"],
     ["train", "--config", "toy2d", "--model.sampler.stepz=3"],
     ["sample", "--kst", "balanced"],
     ["report", "--foo"],

@@ -58,15 +58,15 @@ def main(args: list[str] | None = None) -> None:
     try:
         from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
 
-        command = load(name)
+        command = load(COMMANDS[name])
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(guarded(command, rest))
 
 
-def load(name: str) -> Callable[[list[str]], None]:
-    """Import the function that runs a subcommand."""
-    module, _, function = COMMANDS[name].partition(":")
-    found: Callable[[list[str]], None] = getattr(importlib.import_module(module), function)
+def load(place: str) -> Callable[..., None]:
+    """Import the function at MODULE:NAME, which runs a subcommand or a study."""
+    module, _, function = place.partition(":")
+    found: Callable[..., None] = getattr(importlib.import_module(module), function)
     return found

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from kinetic.cli import COMMANDS, load
-from kinetic.cli.interface import FILE, versions
+from kinetic.cli.interface import FILE, options_of, versions
 from kinetic.cli.study import ALL, STUDIES
 from kinetic.store.files import write_text
 
 EVERY = (*COMMANDS, *(f"study {name}" for name in (*STUDIES, ALL)))
 WIDTH = "100"  # columns of the help
-TAKEN = {"train": ("resume", "trust", "dry-run")}  # options that a command takes before its parser sees the others
 
 
 def everything() -> dict[str, Any]:
@@ -24,17 +23,12 @@ def everything() -> dict[str, Any]:
     for name in EVERY:
         command, *rest = name.split()
         with _recorded() as (parsers, text), contextlib.suppress(SystemExit):
-            load(command)([*rest, "--help"])
-        found = {option for parser in parsers for option in _options(parser)} | set(TAKEN.get(name, ()))
-        options = sorted(found) if parsers and name != f"study {ALL}" else None  # which hands its options on
+            load(COMMANDS[command])([*rest, "--help"])
+        found = sorted({option for parser in parsers for option in options_of(parser, name)})
+        options = found if parsers and name != f"study {ALL}" else None  # which hands its options on
         program = parsers[0].prog if parsers else f"kinetic {name}"
         commands[name] = {"program": program, "options": options, "help": text.getvalue().rstrip("\n")}
     return {"parsers": versions(), "commands": commands}
-
-
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        yield from (text[2:] for text in action.option_strings if text.startswith("--"))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ interface.json is written from the parsers by `python -m kinetic.cli.asking`, an
 parser that it names; under others every command asks its parser, which imports Lightning and takes seconds.
 """
 
+import argparse
 import difflib
 import json
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 FILE = Path(__file__).with_name("interface.json")
 PARSERS = ("torch", "lightning", "jsonargparse")  # packages that decide what a command takes and which classes it lists
+TAKEN = {"train": ("resume", "trust", "dry-run")}  # options that a command takes before its parser sees the others
 ADVICE = {"train": "--print_config shows the options that there are"}
 
 
@@ -22,6 +24,12 @@ def unknown_option(typed: str, known: Sequence[str], advice: str) -> str:
     """Say in one line that an option, typed with its dashes, is none of the `known` ones."""
     close = difflib.get_close_matches(typed.removeprefix("--"), known, n=1, cutoff=0.75)
     return f"unknown option {typed}" + (f"; did you mean --{close[0]}?" if close else "") + f"; {advice}"
+
+
+def options_of(parser: argparse.ArgumentParser, command: str = "") -> list[str]:
+    """The options that a command takes, without their dashes: those of its parser, and those taken before."""
+    typed = (text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--"))
+    return sorted({*typed, *TAKEN.get(command, ())})
 
 
 def answer(args: Sequence[str]) -> tuple[int, str] | None:

@@ -10,7 +10,7 @@ import jsonargparse
 import yaml
 from jsonargparse import DefaultHelpFormatter
 
-from kinetic.cli.interface import unknown_option
+from kinetic.cli.interface import options_of, unknown_option
 from kinetic.errors import KineticError
 from kinetic.flow.integration import Solver
 from kinetic.flow.shaping import FORMS, KTS, PRESETS
@@ -95,8 +95,7 @@ def _fault(message: str, parser: argparse.ArgumentParser) -> str:
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
     if unknown is None:
         return f"{message}; {advice}"
-    options = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    return unknown_option(unknown[1], sorted(options), advice)
+    return unknown_option(unknown[1], options_of(parser), advice)
 
 
 def add_solver(parser: jsonargparse.ArgumentParser) -> None:

@@ -81,7 +81,7 @@ def _unknown(message: str, options: Sequence[str]) -> str | None:
     if not (grouped or typed):
         return None
     unknown = f"--{grouped[1]}.{grouped[2]}" if grouped else typed[1]  # type: ignore[index]
-    return unknown_option(unknown, sorted(options), ADVICE["train"])
+    return unknown_option(unknown, options, ADVICE["train"])
 
 
 def _missing(message: str) -> str | None:

@@ -1,9 +1,8 @@
 """The command `study`: what a model does, measured after the fact."""
 
-import importlib
-from collections.abc import Callable
 from functools import partial
 
+from kinetic.cli import load
 from kinetic.cli.quiet import quiet
 from kinetic.errors import KineticError
 
@@ -45,13 +44,6 @@ def study(args: list[str]) -> None:
         raise KineticError(f"unknown study {name!r:.80}; choose from {', '.join(STUDIES)}, or {ALL}")
     quiet()
     if name == ALL:
-        _loaded(EVERY)(rest, {one: partial(_loaded, place) for one, (place, _) in STUDIES.items()})
+        load(EVERY)(rest, {one: partial(load, place) for one, (place, _) in STUDIES.items()})
     else:
-        _loaded(STUDIES[name][0])(rest)
-
-
-def _loaded(place: str) -> Callable[..., None]:
-    """The function at MODULE:NAME; the module is imported only now."""
-    module, _, function = place.partition(":")
-    loaded: Callable[..., None] = getattr(importlib.import_module(module), function)
-    return loaded
+        load(STUDIES[name][0])(rest)

@@ -24,6 +24,7 @@ from kinetic.callbacks.owning import OwnFolder
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import Interrupted, StopCleanly
 from kinetic.cli.errors import stop_of
+from kinetic.cli.interface import options_of
 from kinetic.cli.parser_faults import fault
 from kinetic.cli.partners import watching
 from kinetic.cli.quiet import quiet
@@ -110,8 +111,7 @@ class TrainCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except (argparse.ArgumentError, TypeError, KeyError, AttributeError, IndexError) as error:
-            options = [action.dest for action in parser._actions if action.dest]
-            raise fault(str(error), args=args, options=options, trust=self.trust) from None
+            raise fault(str(error), args=args, options=options_of(parser, "train"), trust=self.trust) from None
         check_seed(self.config.get("seed_everything"))
 
     def _trusting(self, kind: type, *args: Any, **kwargs: Any) -> Any:

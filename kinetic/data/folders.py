@@ -94,7 +94,7 @@ class FilePool(LoosePool):
             self.files,
             batch_sampler=cast(Sampler[list[int]], groups),
             num_workers=self.workers,
-            collate_fn=together,
+            collate_fn=one_tensor,
             generator=torch.Generator(),  # the default one belongs to the network
         )
         for group in delivered(loader, self.workers):
@@ -103,7 +103,7 @@ class FilePool(LoosePool):
             yield group
 
 
-def together(images: list[Tensor | ValueError]) -> Tensor | ValueError:
+def one_tensor(images: list[Tensor | ValueError]) -> Tensor | ValueError:
     """Put images into one tensor, in memory that a worker shares; the first error instead where there is one."""
     error = next((image for image in images if isinstance(image, ValueError)), None)
     if error is not None or not images:

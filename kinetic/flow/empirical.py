@@ -7,8 +7,7 @@ streamed over the training set with a running maximum, so memory is O(batch × c
 over processes, each of which holds a share of it: their sums are brought to one maximum, and added.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +22,6 @@ from kinetic.tensors import Scratch, chunks, exact_products
 LAST = 1 - 1e-4  # the field is singular at t = 1; later times are taken as this one
 NO_DENSITY = "it flows onto its training images, so that its samples have no density"
 FINE = 2**17  # numbers whose squares are added at a time, in a cache
-
-T = TypeVar("T")
 
 
 class EmpiricalVelocity:
@@ -53,16 +50,13 @@ class EmpiricalVelocity:
         self.chunk, self.shared = chunk, shared and place()[1] > 1
         self._images = ImageSet.of(images, "the training set")
         self._labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64).cpu()
-        self._norms = self._together(self._survey)
+        self._norms = together(self._survey, shared=self.shared)
         self.sample_shape = tuple(self._images.shape)
-        self.num_classes, self._counts = self._together(lambda: self._classes(num_classes))
+        self.num_classes, self._counts = together(lambda: self._classes(num_classes), shared=self.shared)
         self._total, self._largest = len(self._norms), float(self._norms.max())
         if self.shared:
             self._total = int(reduce_(torch.tensor(self._total)))
             self._share_classes(fixed=num_classes is not None)
-
-    def _together(self, call: Callable[[], T]) -> T:
-        return together(call) if self.shared else call()
 
     def _survey(self) -> Tensor:
         """Squared norm of every image, float64 [N]."""
@@ -110,7 +104,7 @@ class EmpiricalVelocity:
             raise KineticError(f"samples have shape {tuple(x.shape[1:])}, the training set {self.sample_shape}")
         if x.requires_grad:
             raise KineticError(f"the closed-form field is not differentiated: {NO_DENSITY}; follow a network instead")
-        labels = self._together(lambda: self._checked(labels))
+        labels = together(lambda: self._checked(labels), shared=self.shared)
         state = (x if x.dtype == torch.float64 else x.float()).flatten(1)
         time = t.expand(len(x)).double().clamp(0, LAST).to(x.device)
         alike = t.ndim == 0

@@ -141,4 +141,4 @@ class Keeping:
         return first * self.views, last * self.views
 
     def _everywhere(self, call: Callable[[], Any]) -> Any:
-        return together(call) if self.shared else call()
+        return together(call, shared=self.shared)

@@ -5,11 +5,11 @@ belong to an image (its mirror image, where training flips), and what the images
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ from kinetic.store.settings import SavedConfig
 from kinetic.trust import STRANGER, Trust
 
 Range = tuple[float, float]
-T = TypeVar("T")
 MARGIN = 0.05  # of the reference's span: how far training images may reach beyond it
 FACTOR = 8.0  # how many times wider than theirs its span may be
 CACHE_BYTES = 2**30
@@ -120,7 +119,7 @@ class TrainingSet:
         spot = torch.device("cpu") if spot.type == "mps" else spot  # distances need float64
         images = _images_of(data, view, keep, flip=flip, shared=shared).kept(spot, cache_bytes)
         index = prepare(ReferenceIndex.build(images, flip=flip, device=spot, shared=shared))
-        _everywhere(shared, lambda: _check_range(seen if view.compute is None else None, (index.low, index.high)))
+        together(lambda: _check_range(seen if view.compute is None else None, (index.low, index.high)), shared=shared)
         names = _Listed(data.subset_ids) if isinstance(data, FlowDataModule) else images.names
         made = cls(index, names, threshold, None, view)
         return replace(made, null=_null_of(data, made, limit=null_samples))
@@ -131,7 +130,7 @@ class TrainingSet:
         With a shared index all processes call this, each with samples of its own, or none.
         """
         none = torch.empty(0, *self.index.shape, device=samples.device)
-        viewed = _everywhere(self.index.shared, lambda: self.view(samples) if len(samples) else none)
+        viewed = together(lambda: self.view(samples) if len(samples) else none, shared=self.index.shared)
         return measure(viewed, self.index, seeds, threshold=self.threshold).cpu()
 
     def name(self, number: int) -> str:
@@ -140,7 +139,7 @@ class TrainingSet:
 
     def shown(self, samples: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Samples [n, ...] in this view, and `beside` them; with a shared index all processes ask for the same."""
-        own = _everywhere(self.index.shared, lambda: self.view(samples))
+        own = together(lambda: self.view(samples), shared=self.index.shared)
         return own, self.beside(own, numbers)
 
     def beside(self, samples: Tensor, numbers: Tensor) -> Tensor:
@@ -196,10 +195,6 @@ def open_training_set(
     )
 
 
-def _everywhere(shared: bool, call: Callable[[], T]) -> T:
-    return together(call) if shared else call()
-
-
 def _images_of(data: Any, view: View, keep: Keep, *, flip: bool, shared: bool) -> ImageSet:
     """The training images of a data module as the view has them, or this process's share of them."""
     dtype = precision_of(keep.precision)
@@ -240,7 +235,7 @@ def _null_of(data: Any, training: TrainingSet, *, limit: int | None) -> Null | N
     share = dict(zip(("rank", "world"), place(), strict=True)) if shared else {}
     # Whole, as a streamed reference is read at each comparison.
     source = view.source(partial(data.held_out, limit, **share))
-    images = _everywhere(shared, lambda: ImageSet.of(source, "the held-out set").whole())
+    images = together(lambda: ImageSet.of(source, "the held-out set").whole(), shared=shared)
     images = images if len(images) else torch.empty(0, *index.shape)
     numbers = torch.arange(len(images))
     if shared:

@@ -70,7 +70,7 @@ class ReferenceIndex:
         if cache or isinstance(source, Tensor):
             images = images.kept(device)
         shared = shared and place()[1] > 1
-        survey = together(lambda: _survey(images, flip, device)) if shared else _survey(images, flip, device)
+        survey = together(lambda: _survey(images, flip, device), shared=shared)
         return _index(survey, images, flip=flip, device=device, shared=shared)
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
