@@ -21,14 +21,20 @@ def everything() -> dict[str, Any]:
     """What `interface.json` holds: every command's program, options and help."""
     commands = {}
     for name in EVERY:
-        command, *rest = name.split()
-        with _recorded() as (parsers, text), contextlib.suppress(SystemExit):
-            load(COMMANDS[command])([*rest, "--help"])
+        parsers, text = asked(name)
         found = sorted({option for parser in parsers for option in options_of(parser, name)})
-        options = found if parsers and name != f"study {ALL}" else None  # which hands its options on
+        options = found if parsers else None
         program = parsers[0].prog if parsers else f"kinetic {name}"
-        commands[name] = {"program": program, "options": options, "help": text.getvalue().rstrip("\n")}
+        commands[name] = {"program": program, "options": options, "help": text}
     return {"parsers": versions(), "commands": commands}
+
+
+def asked(name: str) -> tuple[list[argparse.ArgumentParser], str]:
+    """The parsers of a command, or of `study NAME`, and its help."""
+    command, *rest = name.split()
+    with _recorded() as (parsers, text), contextlib.suppress(SystemExit):
+        load(COMMANDS[command])([*rest, "--help"])
+    return parsers, text.getvalue().rstrip("\n")
 
 
 @contextlib.contextmanager

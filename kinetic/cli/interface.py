@@ -16,7 +16,13 @@ from typing import Any
 
 FILE = Path(__file__).with_name("interface.json")
 PARSERS = ("torch", "lightning", "jsonargparse")  # packages that decide what a command takes and which classes it lists
-TAKEN = {"train": ("resume", "trust", "dry-run")}  # options that a command takes before its parser sees the others
+TAKEN = {  # options that a command takes before its parser sees the others: what follows them, and what they do
+    "train": {
+        "resume": ("[RUN]", "go on with a run where it stopped (the newest); options that follow hold from there on"),
+        "dry-run": ("", "build everything, tell parameters, memory and time, and write nothing"),
+        "trust": ("NAME", "a package whose classes, or a source whose data, the configuration may name"),
+    }
+}
 ADVICE = {"train": "--print_config shows the options that there are"}
 
 
@@ -30,6 +36,12 @@ def options_of(parser: argparse.ArgumentParser, command: str = "") -> list[str]:
     """The options that a command takes, without their dashes: those of its parser, and those taken before."""
     typed = (text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--"))
     return sorted({*typed, *TAKEN.get(command, ())})
+
+
+def taken(command: str) -> str:
+    """The lines of the help that tell what a command takes before its parser."""
+    lines = [(f"--{name} {value}".rstrip(), what) for name, (value, what) in TAKEN[command].items()]
+    return "\n".join(["taken first:", *(f"  {option:<20}  {what}" for option, what in lines)])
 
 
 def answer(args: Sequence[str]) -> tuple[int, str] | None:

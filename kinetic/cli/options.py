@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         raise KineticError(_fault(message, self))
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the examples as they are written."""
 
 
@@ -52,7 +52,7 @@ def typed_parser(prog: str, description: str, examples: str) -> jsonargparse.Arg
         prog=prog,
         description=description,
         epilog=examples,
-        formatter_class=_Formatter,
+        formatter_class=Formatter,
         exit_on_error=False,
         allow_abbrev=False,
     )

@@ -18,7 +18,9 @@ def study_all(args: list[str], studies: Mapping[str, Callable[[], Study]]) -> No
     apart.add_argument("--skip", default="")
     known, args = apart.parse_known_args(args)
     skipped = known.skip.split(",") if known.skip else []
-    options = parsed(study_parser("all", "All studies with their own defaults; --skip A,B leaves some out."), args)
+    parser = study_parser("all", "All studies with their own defaults.")
+    parser.add_argument("--skip", metavar="A,B", help="studies to leave out")
+    options = parsed(parser, args)
     if options.out is not None:
         raise KineticError("--out names one folder, and every study has its own; leave it out")
     unknown = next((name for name in skipped if name not in studies), None)

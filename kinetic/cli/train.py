@@ -24,7 +24,8 @@ from kinetic.callbacks.owning import OwnFolder
 from kinetic.callbacks.progress import RunProgress
 from kinetic.callbacks.stopping import Interrupted, StopCleanly
 from kinetic.cli.errors import stop_of
-from kinetic.cli.interface import options_of
+from kinetic.cli.interface import options_of, taken
+from kinetic.cli.options import Formatter
 from kinetic.cli.parser_faults import fault
 from kinetic.cli.partners import watching
 from kinetic.cli.quiet import quiet
@@ -87,7 +88,14 @@ class TrainCLI(LightningCLI):
                     "use_distributed_sampler": False,  # the data modules deal to ranks themselves
                     "enable_model_summary": False,
                 },
-                parser_kwargs={"exit_on_error": False, "prog": "train.py", "allow_abbrev": False},
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "prog": "train.py",
+                    "allow_abbrev": False,
+                    "description": "Train a flow-matching model; the options are the keys of a configuration.",
+                    "epilog": taken("train"),
+                    "formatter_class": Formatter,
+                },
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,

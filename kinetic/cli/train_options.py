@@ -276,6 +276,17 @@ def add_model(parser: LightningArgumentParser, model: type) -> None:
     parser.add_class_arguments(model, "model", fail_untyped=False, sub_configs=True, skip={"trust"})
 
 
+TITLES = {  # of the groups, which are called after torch's and Lightning's own docstrings otherwise
+    "trainer": "Lightning's Trainer",
+    "model": "Training objective, averaged weights and validation",
+    "data": "Data set",
+    "network": "Network",
+    "optimizer": "Optimiser",
+    "scheduler": "Schedule of the learning rate",
+    "run": "Run folder and loggers",
+}
+
+
 def add_groups(parser: LightningArgumentParser) -> None:
     """Add the groups beside trainer, model and data, and the few links between them."""
     parser.add_subclass_arguments(nn.Module, "network", instantiate=False, required=True)
@@ -290,6 +301,8 @@ def add_groups(parser: LightningArgumentParser) -> None:
         parser.link_arguments(group, f"model.{group}", compute_fn=plain)
     parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
     parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+    for name, title in TITLES.items():
+        parser.groups[name].title = title
 
 
 def plain(value: Any) -> Any:
