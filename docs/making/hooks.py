@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # mkdocs reads this file by its path
 
-from docs.making import api, layers, mathematics, notebooks, options  # noqa: E402
+from docs.making import api, layers, mathematics, notebooks, options, results  # noqa: E402
 
 PLACE = re.compile(r"<!-- put: (\w+) -->")  # where a page takes what the code says
 PUT = {"layers": layers.picture, "rooms": layers.rooms}
@@ -25,9 +25,12 @@ def on_config(config: Any) -> Any:
     rooms = [{title: f"reference/api/{name}"} for title, name in api.names()]
     books = [{title: f"notebooks/{stem}.md"} for stem, title in notebooks.titles()]
     reference = [{"Commands": commands}, {"Classes of a configuration": "reference/classes.md"}, {"Python": rooms}]
+    found = [{title: f"results/{file}"} for title, file in results.names()]
     for entry in config["nav"]:
         if "Reference" in entry:
             entry["Reference"] = [*entry["Reference"], *reference]
+        if "Results" in entry:
+            entry["Results"] = ["results/index.md", *found, *entry["Results"]]
         if "Notebooks" in entry:
             entry["Notebooks"] = [*entry["Notebooks"], *books]
     return config
@@ -43,6 +46,7 @@ def on_files(files: Files, config: Any) -> Files:
 def _made() -> Iterator[tuple[str, str | bytes]]:
     yield from ((f"reference/commands/{name}", text) for name, text in options.pages().items())
     yield from ((f"reference/api/{name}", text) for name, text in api.pages().items())
+    yield from ((f"results/{name}", text) for name, text in results.pages().items())
     yield "reference/classes.md", api.classes()
     yield "stylesheets/STIXTwoMath.woff", mathematics.font()
     for stem, _ in notebooks.titles():

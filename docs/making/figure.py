@@ -1,4 +1,7 @@
-"""The picture in README: `uv run docs/figure.py runs/latest docs/digits.png`."""
+"""Copying and energy over training, as the first page of the site shows it.
+
+`uv run python -m docs.making.figure runs/latest docs/pages/pictures/digits.png`.
+"""
 
 import sys
 from pathlib import Path
