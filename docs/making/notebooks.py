@@ -28,7 +28,7 @@ def run(path: Path, folder: Path) -> Any:
     for cell in notebook.cells:
         cell.metadata = {}  # times of execution
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _kept(output)]
+            cell.outputs = _joined([output for output in cell.outputs if _kept(output)])
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return notebook
 
@@ -45,6 +45,17 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     for name, new in named.items():
         text = text.replace(f"]({name})", f"]({new})")
     return text, {named[name]: data for name, data in resources.get("outputs", {}).items()}
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Put what was printed in pieces together."""
+    found: list[Any] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def titles() -> list[tuple[str, str]]:
