@@ -301,8 +301,9 @@ def add_groups(parser: LightningArgumentParser) -> None:
         parser.link_arguments(group, f"model.{group}", compute_fn=plain)
     parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
     parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+    groups = parser.groups or {}
     for name, title in TITLES.items():
-        parser.groups[name].title = title
+        groups[name].title = title
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Documentation for people; `making` builds it."""
