@@ -38,5 +38,7 @@ def deciles_figure(
             one.yaxis.set_major_formatter(PercentFormatter(1))
         if band is not None:
             one.axvspan(*(0.5 + len(values) * end for end in band), color=ORANGE, alpha=0.15, linewidth=0)
-        one.set(xlabel=f"part of the samples by energy, {len(values)} the highest", ylabel=name, xticks=at)
+        one.set(ylabel=name, xticks=at)
+    parts = max(map(len, found.values()), default=0)
+    figure.supxlabel(f"part of the samples by energy, {parts} the highest", fontsize="medium")  # each panel is narrow
     return figure
