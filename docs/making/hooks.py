@@ -16,6 +16,9 @@ if str(ROOT) not in sys.path:
 from docs.making import api, layers, mathematics, notebooks, options, results  # noqa: E402
 
 PLACE = re.compile(r"<!-- put: (\w+) -->")  # where a page takes what the code says
+ELSEWHERE = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'> ]+|<link\b[^>]*stylesheet[^>]*//[^>]+"""
+)
 PUT = {"layers": layers.picture, "rooms": layers.rooms}
 
 
@@ -66,3 +69,11 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
         return mathematics.with_formulas(html, name=page.file.src_uri)
     except ValueError as error:
         raise PluginError(str(error)) from None
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuse a page that would fetch a script, a style or a picture: pages are read without a network."""
+    found = ELSEWHERE.search(output)
+    if found is not None:
+        raise PluginError(f"{page.file.src_uri} fetches from elsewhere: {found.group(0)}")
+    return output

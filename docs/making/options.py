@@ -105,8 +105,8 @@ def _row(action: argparse.Action, formatter: argparse.HelpFormatter) -> tuple[st
     what = text[: found.start()] if found else text
     flag = ", ".join(action.option_strings) or str(action.metavar or action.dest)
     value = "" if action.nargs == 0 or not action.option_strings else _value(action)
-    shown = "" if default in (None, "null", "[]", "False", "==SUPPRESS==") and action.nargs != "?" else default or ""
-    return f"{flag} {value}".rstrip(), "" if shown == "null" else shown, what
+    hidden = default in (None, "null", "[]", "==SUPPRESS==") or (default == "False" and action.nargs == 0)
+    return f"{flag} {value}".rstrip(), "" if hidden else str(default), what
 
 
 def _value(action: argparse.Action) -> str:
