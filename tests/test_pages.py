@@ -32,9 +32,10 @@ STAND_IN = [  # a run like the default one in all but size: it copies eight digi
 STEPS = (400, 500, 1000)  # checkpoints of the default run that pages name
 OTHERS = (  # what a line may be that runs no command of Kinetic
     "pip install", "git clone", "cd ", "uv sync", "uv run --", "uv run pytest", "uv run ruff", "uv run mypy",
-    "uv run benchmarks/", "uv run python -m benchmarks.", "uv run python -m docs.making.", "uv run python -m kinetic.",
+    "uv run python coarse.py", "git ", "sed -i", "uv run benchmarks/", "uv run python -m benchmarks.", "uv run python -m docs.making.", "uv run python -m kinetic.",
     ".ci/",
 )  # fmt: skip
+APART = {"--resume", "--dry-run", "--trust", "--print_config"}  # what the parser of a training never sees, or ends with
 
 
 def named(fence: Fence) -> str:
@@ -53,7 +54,7 @@ def stage(tmp_path_factory):
             for step in STEPS:
                 shutil.copy(f"runs/{name}/checkpoints/step=50.ckpt", f"runs/{name}/checkpoints/step={step}.ckpt")
     (folder / "photos" / "cats").mkdir(parents=True)
-    for i in range(24):
+    for i in range(80):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / "cats" / f"{i}.png")
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -104,13 +105,13 @@ def test_every_command_is_one_that_exists(fence, line, monkeypatch):
         script = re.search(r"benchmarks[/.](\w+)", line)
         assert script is None or (ROOT / "benchmarks" / f"{script[1]}.py").is_file(), line
         return
+    if given[:1] == ["--help"]:
+        return
     assert given[0] in COMMANDS, line
     assert answer(given) is None or "--help" in given, line
-    if given[0] == "train" and "--config" in given and "--resume" not in given:
+    if given[:2] == ["train", "--config"] and given[2].startswith("configs/") and not APART.intersection(given):
         monkeypatch.chdir(ROOT)
-        given = [word for word in given[1:] if word != "--dry-run"]
-        config = ParseOnly.parse_args(given).config
-        assert config.data.class_path.startswith("kinetic.data.") or "--trust" in line
+        assert ParseOnly.parse_args(given[1:]).config.data.class_path.startswith("kinetic.data.")
 
 
 def test_links_of_what_lies_outside_the_site_lead_somewhere():

@@ -1,6 +1,7 @@
 """The command lines: `kinetic train`, `kinetic sample`, and the files train.py and sample.py."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -54,6 +55,8 @@ def main(args: list[str] | None = None) -> None:
         status, text = known
         print(text, file=sys.stderr if status else sys.stdout)
         raise SystemExit(status)
+    if any(arg.partition("=")[0] == "--trust" for arg in rest):
+        sys.path.append(os.getcwd())  # a package that is trusted may lie here; last, so that nothing else is found here first
     partners.begin()
     try:
         from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds

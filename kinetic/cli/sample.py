@@ -137,7 +137,7 @@ def _data(options: Any, origin: Origin) -> FlowDataModule | None:
         data.latents = data.latents or origin.latents  # of an imported run, which knows what its data does not say
         return data
     except (KineticError, OSError) as error:
-        _leave_out(options, error)
+        _leave_out(error)
         return None
 
 
@@ -152,7 +152,7 @@ def _training_set(
     except (KineticError, OSError) as error:
         if options.f_mem_space is not None:
             raise
-        _leave_out(options, error)
+        _leave_out(error)
         return None
 
 
@@ -184,6 +184,6 @@ def _judge(options: Any, origin: Origin, data: FlowDataModule | None, device: to
         return None
 
 
-def _leave_out(options: Any, error: Exception) -> None:
-    if options.compare is not None and is_rank_zero():
+def _leave_out(error: Exception) -> None:
+    if is_rank_zero():
         print(f"F_mem is left out: {error}", file=sys.stderr)
