@@ -1,6 +1,7 @@
 """The command `kinetic` and its small subcommands."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -59,3 +60,19 @@ def test_help_names_every_command(capsys):
     assert ended("--help") == 0
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_a_trusted_file_of_the_current_folder_is_found_and_no_other(tiny, workdir, monkeypatch):
+    """Kills: a current folder that is not looked into, or that comes before what is installed."""
+    train(["--config", str(tiny()), "--run.name", "mine"])
+    (workdir / "ours.py").write_text(
+        "from kinetic import Measure\n\n\nclass Last(Measure):\n    name, unit = 'last', ''\n\n"
+        "    def step(self, state, now, dt):\n        return now.x.flatten(1)[:, 0]\n\n"
+        "    def result(self, state, end):\n        return state\n"
+    )
+    (workdir / "wandb.py").write_text("raise SystemExit('the current folder came first')")
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place not in ("", str(workdir))])
+    few = ("--num", "4", "--steps", "4", "--measure", "ours.Last")
+    assert ended("sample", "mine", *few) == 1
+    assert ended("sample", "mine", *few, "--trust", "ours") == 0
+    assert "last" in next(workdir.glob("runs/mine/sampling/*/energies.csv")).read_text().split("\n")[0]

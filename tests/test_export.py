@@ -86,6 +86,12 @@ def test_sample_draws_the_same_from_the_folder_as_from_the_run(here):
     assert shared[0] == shared[1]
 
 
+def test_whoever_may_read_the_settings_may_read_the_weights(here):
+    """Kills: weights with the mode that safetensors gives them, for their owner alone."""
+    modes = {path.name: path.stat().st_mode for path in Path("model").iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_raw_weights_and_another_checkpoint_can_be_chosen(here, capsys):
     export("raw", "--checkpoint", "runs/made/checkpoints/last.ckpt", "--weights", "raw")
     raw = load_network("runs/made/checkpoints/last.ckpt", weights="raw").net.state_dict()

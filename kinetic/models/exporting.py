@@ -31,7 +31,10 @@ def export_checkpoint(checkpoint: Path | str, folder: Path, *, weights: str | No
     if folder.exists() and not is_exported(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise KineticError(f"{folder} exists already and is no exported model; choose another folder")
     with replacing(folder / WEIGHTS) as beside:
+        beside.touch()
+        mode = beside.stat().st_mode  # as other files have it; safetensors makes one that its owner alone may read
         save_file({name: value.contiguous().clone() for name, value in chosen.items()}, beside, {"format": "pt"})
+        beside.chmod(mode)
     write_text(folder / CONFIG, text)
     found: dict[str, Any] = json.loads(text)
     return found
