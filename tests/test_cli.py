@@ -1,6 +1,7 @@
 """The command `kinetic` and its small subcommands."""
 
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -76,3 +77,10 @@ def test_a_trusted_file_of_the_current_folder_is_found_and_no_other(tiny, workdi
     assert ended("sample", "mine", *few) == 1
     assert ended("sample", "mine", *few, "--trust", "ours") == 0
     assert "last" in next(workdir.glob("runs/mine/sampling/*/energies.csv")).read_text().split("\n")[0]
+
+
+def test_help_into_a_pipe_that_closes_early_is_no_fault():
+    """Kills: the traceback of a broken pipe."""
+    code = f"{sys.executable} -m kinetic train --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

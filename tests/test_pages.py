@@ -31,9 +31,9 @@ STAND_IN = [  # a run like the default one in all but size: it copies eight digi
 ]  # fmt: skip
 STEPS = (400, 500, 1000)  # checkpoints of the default run that pages name
 OTHERS = (  # what a line may be that runs no command of Kinetic
-    "pip install", "git clone", "cd ", "uv sync", "uv run --", "uv run pytest", "uv run ruff", "uv run mypy",
-    "uv run python coarse.py", "git ", "sed -i", "uv run benchmarks/", "uv run python -m benchmarks.", "uv run python -m docs.making.", "uv run python -m kinetic.",
-    ".ci/",
+    "pip install", "git ", "cd ", "sed -i", "uv sync", "uv run --", "uv run pytest", "uv run ruff", "uv run mypy",
+    "uv run python coarse.py", "uv run python -m benchmarks.", "uv run python -m docs.making.", "uv run benchmarks/",
+    "uv run python -m kinetic.", ".ci/",
 )  # fmt: skip
 APART = {"--resume", "--dry-run", "--trust", "--print_config"}  # what the parser of a training never sees, or ends with
 

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from kinetic.cli import partners
 from kinetic.cli.interface import answer
@@ -44,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     """Run a subcommand; the module of its function is imported only then."""
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE)
+        _say(USAGE, sys.stdout)
         raise SystemExit(0 if args else 2)
     name, *rest = args
     if name not in COMMANDS:
@@ -53,10 +54,10 @@ def main(args: list[str] | None = None) -> None:
     known = answer(args)
     if known is not None:
         status, text = known
-        print(text, file=sys.stderr if status else sys.stdout)
+        _say(text, sys.stderr if status else sys.stdout)
         raise SystemExit(status)
     if any(arg.partition("=")[0] == "--trust" for arg in rest):
-        sys.path.append(os.getcwd())  # a package that is trusted may lie here; last, so that nothing else is found here first
+        sys.path.append(os.getcwd())  # what is trusted may lie here; last, so that what is installed comes first
     partners.begin()
     try:
         from kinetic.cli.errors import guarded  # imports Lightning, which takes seconds
@@ -66,6 +67,14 @@ def main(args: list[str] | None = None) -> None:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(guarded(command, rest))
+
+
+def _say(text: str, file: TextIO) -> None:
+    """Print to whoever still reads: `kinetic --help | head` closes its end early."""
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # for what Python flushes as it ends
 
 
 def load(place: str) -> Callable[..., None]:

@@ -122,6 +122,9 @@ def add_devices(group: Any) -> None:
     group.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ...")
 
 
+SHAPING = ("alpha", "beta", "tau", "k", "launch_form", "landing_form")  # options that override a field of a preset
+
+
 def add_shaping(parser: jsonargparse.ArgumentParser) -> None:
     """Add the options of kinetic trajectory shaping: a preset, and what overrides its fields."""
     group = parser.add_argument_group("kinetic trajectory shaping")

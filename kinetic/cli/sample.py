@@ -11,7 +11,7 @@ from kinetic.build import as_config, build
 from kinetic.cli.classes import classes_line
 from kinetic.cli.composed_options import settings_named
 from kinetic.cli.decoding import decoder_of
-from kinetic.cli.options import devices_of
+from kinetic.cli.options import SHAPING, devices_of
 from kinetic.cli.quiet import quiet
 from kinetic.cli.sample_options import labels_of, parse, seeds_of, trusted
 from kinetic.cli.sample_results import SINGLE, Work, finish
@@ -96,8 +96,11 @@ def sample(args: list[str]) -> None:
 
 
 def _name(options: Any) -> str:
-    """Name of the folder that results go to by default."""
-    name = "compare" if options.compare is not None else "-".join(settings_named(options)) or "off"
+    """Name of the folder that results go to by default: it says what kinds of options were given, not their values."""
+    own = any(getattr(options, option) is not None for option in SHAPING)
+    names = [*settings_named(options), *(["own"] if own else [])] or ["off"]
+    name = "compare" if options.compare is not None else "-".join(names)
+    name += "-noise" if options.noise is not None else ""
     name += "-kept" if options.band is not None else ""
     return f"empirical-{name}" if options.empirical else name
 

@@ -92,8 +92,10 @@ def _over_time(found: Balance) -> list[dict[str, Cell]]:
 
 def _says(found: Balance) -> list[str]:
     """What the balance says in a sentence or two."""
-    certain = "beyond what held-out images bear out" if found.excess_low > 0 else "within what held-out images bear out"
-    said = [f"Samples spend {found.power:.4g}, {certain}: excess {found.excess:.4g}."]
+    side = "beyond" if found.excess_low > 0 else "less than" if found.excess_high < 0 else "not certainly beyond"
+    interval = f"{found.excess_low:.4g} to {found.excess_high:.4g}"
+    excess = f"excess {found.excess:.4g} ({interval})"
+    said = [f"Samples spend {found.power:.4g}, {side} what held-out images bear out: {excess}."]
     if found.since is not None:
         said.append(f"They are beyond held-out images from t = {found.since:.2g} on.")
     return said
