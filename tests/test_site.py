@@ -1,6 +1,8 @@
 """What is made for the site: pages from the code, formulas, and no fetching from elsewhere. Skips without the extra."""
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,8 +12,13 @@ from kinetic.cli import interface
 
 pytest.importorskip("math_core", reason="the extra docs is not installed")
 
+from fontTools.ttLib import TTFont
+from mkdocs.exceptions import PluginError
+
 from docs.making import api, hooks, options, results
 from docs.making.mathematics import font, with_formulas
+
+NAMED = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +65,6 @@ def test_formula_that_cannot_be_read_is_named():
 
 def test_font_holds_the_signs_of_formulas():
     """Kills: a subset without integrals, norms or the tables that tall brackets are made of."""
-    import io
-
-    from fontTools.ttLib import TTFont
-
     held = TTFont(io.BytesIO(font()))
     assert {ord(sign) for sign in "∫‖𝑣𝔼²½ηταβ∈≥⟨"} <= set(held.getBestCmap())
     assert "MATH" in held
@@ -76,15 +79,10 @@ def test_font_holds_the_signs_of_formulas():
     ],
 )
 def test_page_that_fetches_from_elsewhere_is_refused(page):
-    from types import SimpleNamespace
-
-    from mkdocs.exceptions import PluginError
-
-    named = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
     with pytest.raises(PluginError, match=r"a\.md fetches from elsewhere"):
-        hooks.on_post_page(page, named)
+        hooks.on_post_page(page, NAMED)
     fine = '<a href="https://x.org">x</a><img src="pictures/a.png"><link rel="canonical" href="https://x.org">'
-    assert hooks.on_post_page(fine, named) == fine
+    assert hooks.on_post_page(fine, NAMED) == fine
 
 
 def test_picture_of_the_layers_shows_what_the_code_imports():
@@ -97,9 +95,22 @@ def test_picture_of_the_layers_shows_what_the_code_imports():
 def test_api_has_a_page_for_every_room_and_every_public_name():
     pages = api.pages()
     folders = {path.name for path in (ROOT / "kinetic").iterdir() if (path / "__init__.py").is_file()}
-    assert {f"{name}.md" for name in folders} | {"callbacks.md", "index.md"} == set(pages)
+    assert {f"{name}.md" for name in folders} | {"callbacks.md", "ground.md", "index.md"} == set(pages)
     assert "::: kinetic.flow.integration.integrate" in pages["index.md"]
     assert "::: callbacks.kpe\n" in pages["callbacks.md"]
+    assert "::: kinetic.tensors\n" in pages["ground.md"]
+
+
+def test_reference_by_the_name_that_people_import_leads_to_its_place():
+    page = "[a][kinetic.callbacks.KPECallback] [b][kinetic.integrate] [c][kinetic.flow.shaping.KTS]"
+    places = "[a][callbacks.kpe.KPECallback] [b][kinetic.flow.integration.integrate] [c][kinetic.flow.shaping.KTS]"
+    assert api.with_places(page) == places
+
+
+def test_reference_to_what_no_page_has_is_refused():
+    """Kills: a reference that is shown as it is written, which the strict build lets pass."""
+    with pytest.raises(PluginError, match=r"a\.md refers to kinetic\.nothing"):
+        hooks.on_post_page("<p>[x][kinetic.nothing]</p>", NAMED)
 
 
 def test_every_section_of_the_results_is_a_page():

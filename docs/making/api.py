@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import kinetic
@@ -11,18 +12,28 @@ import kinetic.nn as nn
 from docs.making.house import ROOMS, modules, purpose
 
 PACKAGE = Path(kinetic.__file__).parent
+REFERENCE = re.compile(r"\]\[(kinetic\.[\w.]+)\]")
+GROUND = "the ground"  # single modules that everything stands on
 NAMED_IN_CONFIGURATIONS = (("Networks", nn), ("Data sets", data), ("Callbacks", callbacks))
 
 
 def names() -> list[tuple[str, str]]:
     """The title and the name of the file of each page."""
     rooms = [room for room in ROOMS if (PACKAGE / room.partition(".")[2]).is_dir() or room == "kinetic.callbacks"]
-    return [("kinetic", "index.md"), *((room, f"{room.partition('.')[2]}.md") for room in rooms)]
+    return [("kinetic", "index.md"), (GROUND, "ground.md"), *((room, f"{room.partition('.')[2]}.md") for room in rooms)]
 
 
 def pages() -> dict[str, str]:
     """The Markdown of each page, by the name of its file."""
-    return {file: _front() if title == "kinetic" else _room(title) for title, file in names()}
+    made = {"kinetic": _front, GROUND: _ground}
+    return {file: made[title]() if title in made else _room(title) for title, file in names()}
+
+
+def with_places(page: str) -> str:
+    """Let references by the names that people import (`kinetic.callbacks.KPECallback`) lead to where these lie."""
+    known = {f"kinetic.{name}": f"{place}.{name}" for name, place in kinetic.PLACES.items()}
+    known |= {f"kinetic.callbacks.{name}": _source(getattr(callbacks, name)) for name in callbacks.__all__}
+    return REFERENCE.sub(lambda found: f"][{known.get(found.group(1), found.group(1))}]", page)
 
 
 def classes() -> str:
@@ -57,6 +68,15 @@ def _room(room: str) -> str:
     for module, path in sorted(modules().items()):
         if module.startswith(f"{room}.") and _public(path):
             lines += [f"## {module}", "", *_block(_place(module), root=False), ""]
+    return "\n".join(lines)
+
+
+def _ground() -> str:
+    """The page of the modules that are no room of their own."""
+    lines = ["# The ground", "", "Single modules of `kinetic` that everything else stands on.", ""]
+    for room in sorted(ROOMS):
+        if modules()[room].name != "__init__.py" and _public(modules()[room]):
+            lines += [f"## {room}", "", *_block(room, root=False), ""]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ PLACE = re.compile(r"<!-- put: (\w+) -->")  # where a page takes what the code s
 ELSEWHERE = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'> ]+|<link\b[^>]*stylesheet[^>]*//[^>]+"""
 )
+UNKNOWN = re.compile(r"\]\[((?:kinetic|callbacks)[\w.]*)\]")  # a name of the API that no page has
 PUT = {"layers": layers.picture, "rooms": layers.rooms}
 
 
@@ -60,7 +61,7 @@ def _made() -> Iterator[tuple[str, str | bytes]]:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put in what a page asks for by name."""
-    return PLACE.sub(lambda found: PUT[found.group(1)](), markdown)
+    return api.with_places(PLACE.sub(lambda found: PUT[found.group(1)](), markdown))
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
@@ -72,8 +73,11 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Refuse a page that would fetch a script, a style or a picture: pages are read without a network."""
+    """Refuse a page that would fetch anything, as pages are read without a network, or that names what is not there."""
     found = ELSEWHERE.search(output)
     if found is not None:
         raise PluginError(f"{page.file.src_uri} fetches from elsewhere: {found.group(0)}")
+    unknown = UNKNOWN.search(output)
+    if unknown is not None:
+        raise PluginError(f"{page.file.src_uri} refers to {unknown.group(1)}, which no page of the API has")
     return output
