@@ -148,8 +148,25 @@ def test_memorization_and_energy_share_their_axis_and_the_onset_mark() -> None:
     (null,) = [patch for patch in top.patches if "held-out" in str(patch.get_label())]
     assert null.get_extents().transformed(top.transData.inverted()).y1 == pytest.approx(0.015)
     text = words(figure)
-    assert "onset: step 400" in text
+    assert "onset of copying: step 400" in text
     assert "60%" in text
+
+
+def test_both_onsets_are_marked_and_their_words_do_not_meet() -> None:
+    """Kills: one mark for both, the two exchanged, words on the same side."""
+    f_mem = plots.Curve(STEPS, [0.1] * 5, [0.0] * 5, [0.2] * 5)
+    energy = plots.Curve(STEPS, [40] * 5, [38] * 5, [46] * 5)
+    for copying, by_energy in ((400, 200), (200, 400), (200, 200)):
+        figure = plots.memorization_curve(f_mem, energy, onset=copying, energy_onset=by_energy)
+        sides = {}
+        for text in figure.axes[0].texts:
+            sides[text.get_ha()] = (text.get_position()[0], text.get_text())
+        found = {f"onset of copying: step {copying}", f"onset by energy: step {by_energy}"}
+        assert {text for _, text in sides.values()} == found
+        assert sides["right"][0] <= sides["left"][0]
+        for axes in figure.axes:
+            marks = [one.get_xdata()[0] for one in axes.lines if one.get_label() == "_onset"]
+            assert sorted(marks) == sorted([copying, by_energy])
 
 
 def test_evenly_spaced_validations_get_a_linear_axis() -> None:

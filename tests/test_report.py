@@ -286,7 +286,7 @@ def test_no_onset_and_no_reference_are_told_apart(tmp_path: Path) -> None:
     (folder / "onset.json").write_text('{"step": null}')
     text = write_report(folder).read_text()
     assert "No sign of copying up to step 200" in part(text, "summary")
-    assert "onset: step" not in text
+    assert "onset of copying" not in text
     (folder / "onset.json").unlink()
     text = write_report(folder).read_text()
     assert "onset.json is not in this folder" in part(text, "summary")

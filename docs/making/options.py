@@ -124,7 +124,7 @@ def _table(title: str, rows: list[tuple[str, str, str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
+    return re.sub(r"[\s\x00-\x1f]+", " ", text).replace("|", "\\|").strip()
 
 
 def _code(text: str) -> str:

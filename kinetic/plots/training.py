@@ -18,6 +18,7 @@ from kinetic.plots.style import (
     INK,
     MUTED,
     ORANGE,
+    PAPER,
     PURPLE,
     RAMP,
     VERMILION,
@@ -167,13 +168,17 @@ def _banded(axes: Axes, curve: Curve, colour: str, name: str, band: str) -> None
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, label=band)
 
 
-def _onset(axes: Sequence[Axes], step: float | None) -> None:
-    if step is None:
-        return
-    for one in axes:
-        one.axvline(step, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, label="_onset")
+def _onsets(axes: Sequence[Axes], copying: float | None, energy: float | None) -> None:
+    """Mark both onsets in all panels, their words side by side however near they are."""
+    marks = [(copying, "onset of copying", INK), (energy, "onset by energy", BLUE)]
+    found = sorted((mark for mark in marks if mark[0] is not None), key=lambda mark: mark[0] or 0)
+    sides = ("right", "left") if len(found) == 2 else ("center",)
     transform = axes[0].get_xaxis_transform()
-    axes[0].text(step, 1.02, f"onset: step {step:,.0f}", ha="center", va="bottom", fontsize=8.5, transform=transform)
+    for (step, words, colour), side in zip(found, sides, strict=False):
+        for one in axes:
+            one.axvline(step or 0, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, label="_onset")
+        text = f"{words}: step {step:,.0f}"
+        axes[0].text(step or 0, 1.02, text, ha=side, va="bottom", fontsize=8.5, color=colour, transform=transform)
 
 
 @style
@@ -183,10 +188,12 @@ def memorization_curve(
     *,
     null: tuple[float, float] | None = None,
     onset: float | None = None,
+    energy_onset: float | None = None,
 ) -> Figure:
     """Draw F_mem with its interval over the steps and, below on the same axis, the mean energy with its band.
 
-    `null` is the fraction among held-out images and the upper end of its interval; `onset` is marked in both panels.
+    `null` is the fraction among held-out images and the upper end of its interval; the onset of copying and that by
+    energy are marked in both panels.
     """
     count = 1 if energies is None else 2
     figure, axes = panels(count, height=3.0 if energies is None else 5.2, sharex=True)
@@ -200,7 +207,7 @@ def memorization_curve(
         _banded(top, f_mem, VERMILION, "F_mem", "95 % interval")
         top.set_ylabel("copies among samples")
         top.set_ylim(-0.03 * top.get_ylim()[1], None)
-        top.legend(loc="upper left")
+        top.legend(loc="upper left", frameon=True, facecolor=PAPER, edgecolor=PAPER, framealpha=0.85)
     else:
         notice(top, "no memorization measured")
     if energies is not None:
@@ -210,7 +217,7 @@ def memorization_curve(
     steps = np.concatenate([finite(curve.steps) for curve in (f_mem, energies) if curve is not None])
     if steps.size:
         step_axis(axes[-1], steps)
-        _onset(axes, onset)
+        _onsets(axes, onset, energy_onset)
     return figure
 
 

@@ -130,7 +130,9 @@ def memorization_figure(run: Run) -> Figure:
     onset, step = _onset(run)
     null = (_null(run, "null", onset.get("null_f_mem")), _null(run, "null_high", onset.get("null_high")))
     empty = Curve([], [], [], [])
-    return memorization_curve(f_mem or empty, energies, null=null, onset=step if math.isfinite(step) else None)
+    marks = (value if math.isfinite(value) else None for value in (step, _energy_onset(run)))
+    copying, by_energy = marks
+    return memorization_curve(f_mem or empty, energies, null=null, onset=copying, energy_onset=by_energy)
 
 
 def _onset(run: Run) -> tuple[dict[str, Any], float]:
@@ -139,12 +141,18 @@ def _onset(run: Run) -> tuple[dict[str, Any], float]:
     return onset, number(onset.get("step"))
 
 
+def _energy_onset(run: Run) -> float:
+    """The step of the onset by energy, NaN without one."""
+    return number(_attempt(run, "energy_onset"))
+
+
 def _memorization(run: Run) -> str:
     figure = memorization_figure(run)
-    step = _onset(run)[1]
+    step, by_energy = _onset(run)[1], _energy_onset(run)
     last_step, value = _last(_attempt(run, "f_mem"))
     alt = f"F_mem over training steps, with the mean energy below. F_mem is {percent(value)} at step {last_step:,.0f}."
     mark = f" The onset is marked at step {step:,.0f}." if math.isfinite(step) else " No onset is marked."
+    mark += f" That by energy is marked at step {by_energy:,.0f}." if math.isfinite(by_energy) else ""
     said = (
         "The grey band ends at the upper limit of F_mem for held-out real images: the level that no copying explains."
     )
