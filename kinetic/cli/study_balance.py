@@ -18,6 +18,7 @@ from kinetic.samples.balance import table_rows
 from kinetic.studies.balance import balance_of, check_balance
 from kinetic.studies.plane import Plane, is_plane, plane_of
 from kinetic.studies.subject import SAMPLES, Subject
+from kinetic.text import short
 
 
 def study_balance(args: list[str]) -> None:
@@ -93,9 +94,8 @@ def _over_time(found: Balance) -> list[dict[str, Cell]]:
 def _says(found: Balance) -> list[str]:
     """What the balance says in a sentence or two."""
     side = "beyond" if found.excess_low > 0 else "less than" if found.excess_high < 0 else "not certainly beyond"
-    interval = f"{found.excess_low:.4g} to {found.excess_high:.4g}"
-    excess = f"excess {found.excess:.4g} ({interval})"
-    said = [f"Samples spend {found.power:.4g}, {side} what held-out images bear out: {excess}."]
+    excess = f"excess {short(found.excess)} ({short(found.excess_low)} to {short(found.excess_high)})"
+    said = [f"Samples spend {short(found.power)}, {side} what held-out images bear out: {excess}."]
     if found.since is not None:
         said.append(f"They are beyond held-out images from t = {found.since:.2g} on.")
     return said
