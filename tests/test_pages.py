@@ -159,3 +159,40 @@ def test_a_fence_is_read_with_its_mark_and_without_comments(tmp_path):
     assert (bash.mark, bash.runs, bash.lines()) == ("takes 7 min", False, ["uv run sample.py --num 3"])
     assert python.runs
     assert arguments(bash.lines()[0]) == ["sample", "--num", "3"]
+
+
+INSTEAD = {  # words that would be a second name for what the glossary has
+    "memorization rate": "F_mem", "memorisation rate": "F_mem", "copy rate": "F_mem",
+    "trajectory energy": "path energy",
+    "oracle": "closed-form field", "analytic field": "closed-form field", "ema weights": "averaged weights",
+    "test images": "held-out images", "validation images": "held-out images", "null hypothesis": "null",
+    "soft-landing": "landing", "function evaluations": "evaluations", "behaviour": "", "behavior": "",
+    "optimizer": "optimiser", "memorization": "memorisation", "memorized": "memorised", "color": "colour",
+}  # fmt: skip
+
+
+def prose(page: Path) -> str:
+    """What a page says, without code, formulas, links' targets, comments and HTML."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.M | re.S)
+    text = re.sub(r"\\\[.*?\\\]|\\\(.*?\\\)", "", text, flags=re.S)
+    text = re.sub(r"`[^`\n]*`|<!--.*?-->|<[^>]+>|\]\([^)]*\)|\]\[[^\]]*\]|\{[#:][^}]*\}", "", text)
+    return text.lower()
+
+
+@pytest.mark.parametrize("page", [*pages(), RESULTS], ids=lambda page: page.stem)
+def test_one_thing_has_one_name(page):
+    """Kills: a synonym for a term of the glossary, or the other spelling."""
+    said = prose(page)
+    found = {word: name for word, name in INSTEAD.items() if re.search(rf"\b{re.escape(word)}\b", said)}
+    assert not found
+
+
+def test_glossary_is_in_order_and_every_term_is_explained():
+    text = (ROOT / "docs/pages/concepts/glossary.md").read_text()
+    parts = re.split(r"^### (.*)$", text, flags=re.M)[1:]
+    terms = [re.sub(r"\s*\{.*\}", "", term) for term in parts[::2]]
+    assert all(len(words.strip()) > 30 for words in parts[1::2])
+    letters = re.findall(r"^## (.)", text, flags=re.M)
+    assert letters == sorted(letters)
+    for needed in ("Path energy", "Power", "Excess", "Null", "Copy", "Control", "Averaged weights", "Executed energy"):
+        assert needed in terms, needed

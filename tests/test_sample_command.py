@@ -229,6 +229,27 @@ def test_comparison_holds_its_controls(at, capsys):
     assert "moved from off" in capsys.readouterr().out
 
 
+def test_samples_without_the_training_set_say_so(at, capsys):
+    """Kills: F_mem that is left out without a word."""
+    run = at("plain")
+    shutil.copy(run / "checkpoints/last.ckpt", "lone.ckpt")
+    sample(["--checkpoint", "lone.ckpt", "--num", "3", "--out", "out", *QUICK])
+    assert "F_mem is left out: without a run there is no training set" in capsys.readouterr().err
+
+
+def test_gains_and_noise_of_ones_own_have_folders_of_their_own(at):
+    """Kills: one folder for the unshaped flow and for what is typed over it, which then refuses the second."""
+    run = at("plain")
+    for options, name in (
+        ([], "off"),
+        (["--beta", "0.01"], "own"),
+        (["--kts", "landing", "--tau", "0.5"], "landing-own"),
+        (["--noise", "linear:0.5"], "off-noise"),
+    ):
+        sample(["--num", "2", *options, *QUICK])
+        assert (run / "sampling" / name / "sample.yaml").is_file(), name
+
+
 def test_comparison_without_the_training_set(at, capsys):
     run = at("plain")
     shutil.copy(run / "checkpoints/last.ckpt", "lone.ckpt")

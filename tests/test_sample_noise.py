@@ -56,7 +56,7 @@ def run(trained, workdir):
 def test_samples_and_one_of_them_again(run, capsys):
     options = ["run", "--noise", "churn:0.8:0.2-0.7", "--method", "heun2", "--kts", "balanced", *QUICK]
     sample([*options, "--num", "5", "--batch-size", "2"])
-    out = run / "sampling/balanced"
+    out = run / "sampling/balanced-noise"
     record = yaml.safe_load((out / "sample.yaml").read_text())["settings"]["samplers"]["samples"]
     assert record["noise"] == {"form": "churn", "strength": 0.8, "low": 0.2, "high": 0.7}
     field = open_run(run).field

@@ -129,12 +129,13 @@ def _close_up(options: Any, origin: Origin, sampler: Sampler, folder: Path, devi
 
 def _data(options: Any, origin: Origin) -> FlowDataModule | None:
     """The training images: for a comparison if they are at hand, else where few enough to look into by the way."""
+    count = len(seeds_of(options))
     try:
         if origin.run is None:
             raise KineticError("without a run there is no training set to compare with")
         if options.compare is None and origin.field.shape is not None:
             trained = training_size(origin.run) or PRODUCTS
-            if len(seeds_of(options)) * trained * math.prod(origin.field.shape) > PRODUCTS:
+            if count * trained * math.prod(origin.field.shape) > PRODUCTS:
                 return None
         data = open_data(origin.run, trusted(options))
         data.latents = data.latents or origin.latents  # of an imported run, which knows what its data does not say

@@ -209,7 +209,7 @@ def memorization_curve(
         top.set_ylim(-0.03 * top.get_ylim()[1], None)
         top.legend(loc="upper left", frameon=True, facecolor=PAPER, edgecolor=PAPER, framealpha=0.85)
     else:
-        notice(top, "no memorization measured")
+        notice(top, "no memorisation measured")
     if energies is not None:
         _banded(axes[1], energies, BLUE, "mean", "middle half of the samples")
         axes[1].set_ylabel(energy_label("\n"))

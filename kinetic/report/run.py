@@ -59,7 +59,7 @@ def write_report(run_dir: str | Path) -> Path:
     )
     target = folder / "report.html"
     with energies_of(run.space):
-        page = render(f"Run {folder.name}", "Kinetic path energy and memorization of a training run", parts)
+        page = render(f"Run {folder.name}", "Kinetic path energy and memorisation of a training run", parts)
     write_text(target, page)
     return target
 
