@@ -30,7 +30,8 @@ RUN = [
 ]
 FIRST = {line: page for page in reversed(RUN) for fence in TYPED[page] for line in fence.lines()}  # where it is run
 STAND_IN = [  # a run like the default one in all but size: it copies twelve digits after a hundred steps
-    "--network.init_args.model_channels=16", "--data.num_train=12", "--trainer.max_steps=200", "--run.keep_every=50",
+    "--network.init_args.model_channels=8", "--network.init_args.num_head_channels=8", "--optimizer.lr=4e-3",
+    "--data.num_train=12", "--trainer.max_steps=200", "--run.keep_every=50",
     "--trainer.val_check_interval=50", "--model.samples.num=32", "--run.wandb=disabled", "--trainer.accelerator=cpu",
 ]  # fmt: skip
 STEPS = (400, 500, 1000)  # checkpoints of the default run that pages name
