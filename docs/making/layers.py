@@ -42,11 +42,11 @@ def _row(row: int, name: str, names: list[str], used: dict[tuple[str, str], int]
 
 def _used() -> dict[tuple[str, str], int]:
     """How many modules of a room use another, with the modules of the ground as one room."""
-    found: dict[tuple[str, str], int] = {}
+    found = Counter[tuple[str, str]]()
     for (user, other), count in users().items():
-        pair = tuple("ground" if room in GROUND else room for room in (user, other))
-        if pair[0] != pair[1]:
-            found[pair[0], pair[1]] = found.get((pair[0], pair[1]), 0) + count
+        used = "ground" if other in GROUND else other
+        if user not in GROUND:
+            found[user, used] += count
     return found
 
 

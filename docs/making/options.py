@@ -17,8 +17,8 @@ HELP = "Show the help for the given subclass"
 
 def pages() -> dict[str, str]:
     """The Markdown of each command's page, by the name of its file."""
-    made = {_file(name): _page(name) for name in LISTED}
-    return {"index.md": _index(), **made}
+    parsers = {name: asked(name)[0][0] for name in LISTED}
+    return {"index.md": _index(parsers), **{_file(name): _page(name, parser) for name, parser in parsers.items()}}
 
 
 def names() -> list[str]:
@@ -30,9 +30,9 @@ def _file(name: str) -> str:
     return f"{name.replace(' ', '-')}.md"
 
 
-def _index() -> str:
+def _index(parsers: dict[str, argparse.ArgumentParser]) -> str:
     """The page that lists the commands."""
-    rows = [f"| [`{_typed(name)}`]({_file(name)}) | {_purpose(name)} |" for name in LISTED]
+    rows = [f"| [`{_typed(name)}`]({_file(name)}) | {_purpose(parser)} |" for name, parser in parsers.items()]
     head = "# Commands\n\nEvery command and every option, as the parsers have them; `--help` says the same."
     files = (
         "In a clone of the repository each is typed after `uv run`; `train.py` and `sample.py` are `kinetic train` and "
@@ -41,11 +41,9 @@ def _index() -> str:
     return "\n".join([head, "", files, "", "| command | what it does |", "|---|---|", *rows, "", GENERATED, ""])
 
 
-def _page(name: str) -> str:
-    parsers, _ = asked(name)
-    parser = parsers[0]
+def _page(name: str, parser: argparse.ArgumentParser) -> str:
     usage = " ".join(part for part in [_typed(name), *_positionals(parser), "[options]"] if part)
-    lines = [f"# {_typed(name)}", "", _purpose(name, parser), "", f"```text\n{usage}\n```", "", GENERATED, ""]
+    lines = [f"# {_typed(name)}", "", _purpose(parser), "", f"```text\n{usage}\n```", "", GENERATED, ""]
     example = _examples(parser)
     if example:
         lines += ["## Examples", "", f"```text\n{example}\n```", ""]
@@ -62,9 +60,8 @@ def _typed(name: str) -> str:
     return f"{name}.py" if name in ("train", "sample") else f"kinetic {name}"
 
 
-def _purpose(name: str, parser: argparse.ArgumentParser | None = None) -> str:
-    found = (asked(name)[0][0] if parser is None else parser).description or ""
-    return found.split("\n\n")[0].replace("\n", " ").strip()
+def _purpose(parser: argparse.ArgumentParser) -> str:
+    return (parser.description or "").split("\n\n")[0].replace("\n", " ").strip()
 
 
 def _examples(parser: argparse.ArgumentParser) -> str:

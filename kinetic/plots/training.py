@@ -171,14 +171,14 @@ def _banded(axes: Axes, curve: Curve, colour: str, name: str, band: str) -> None
 def _onsets(axes: Sequence[Axes], copying: float | None, energy: float | None) -> None:
     """Mark both onsets in all panels, their words side by side however near they are."""
     marks = [(copying, "onset of copying", INK), (energy, "onset by energy", BLUE)]
-    found = sorted((mark for mark in marks if mark[0] is not None), key=lambda mark: mark[0] or 0)
+    found = sorted((step, words, colour) for step, words, colour in marks if step is not None)
     sides = ("right", "left") if len(found) == 2 else ("center",)
     transform = axes[0].get_xaxis_transform()
     for (step, words, colour), side in zip(found, sides, strict=False):
         for one in axes:
-            one.axvline(step or 0, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, label="_onset")
+            one.axvline(step, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, label="_onset")
         text = f"{words}: step {step:,.0f}"
-        axes[0].text(step or 0, 1.02, text, ha=side, va="bottom", fontsize=8.5, color=colour, transform=transform)
+        axes[0].text(step, 1.02, text, ha=side, va="bottom", fontsize=8.5, color=colour, transform=transform)
 
 
 @style

@@ -130,8 +130,7 @@ def memorization_figure(run: Run) -> Figure:
     onset, step = _onset(run)
     null = (_null(run, "null", onset.get("null_f_mem")), _null(run, "null_high", onset.get("null_high")))
     empty = Curve([], [], [], [])
-    marks = (value if math.isfinite(value) else None for value in (step, _energy_onset(run)))
-    copying, by_energy = marks
+    copying, by_energy = (one if math.isfinite(one) else None for one in (step, _energy_onset(run)))
     return memorization_curve(f_mem or empty, energies, null=null, onset=copying, energy_onset=by_energy)
 
 
@@ -259,7 +258,7 @@ def _validations(run: Run) -> str:
         epoch = f"{epochs[step][0]:,.0f}" if step in epochs and np.isfinite(epochs[step][0]) else "–"
         row = [f"{step:,}", epoch, f"{len(values):,}", f"{np.sum(~np.isfinite(values)):,}", short(finite_mean(values))]
         rows.append([*row, percent(finite_mean(late.get(step, []))), percent(fraction), interval])
-    onset = number((_attempt(run, "onset") or {}).get("step"))
+    onset = _onset(run)[1]
     return table(_HEAD, rows, "One row per validation; the onset stands out.", marked=_index(list(energy), onset))
 
 
